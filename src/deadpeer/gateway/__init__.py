@@ -1,0 +1,1 @@
+"""The asyncio runtime: sockets, timers, configuration, state directory, control socket, logs."""

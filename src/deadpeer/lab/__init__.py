@@ -1,0 +1,1 @@
+"""Real gateways in real processes, crashed and measured."""

@@ -1,0 +1,1 @@
+"""Data planes: what carries the packets of the child SAs."""

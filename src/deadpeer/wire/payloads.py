@@ -188,8 +188,8 @@ def _encode_payload(payload: Payload, following: int) -> bytes:
     name = _name(payload.payload_type)
     flags = 0
     if isinstance(payload, UnknownPayload):
-        if payload.type in _NAMES or payload.type == PayloadType.NONE:
-            raise WireError(name, "is not an unknown payload type")
+        if payload.type in _NAMES or not 0 < payload.type <= 0xFF:
+            raise WireError(name, "not a type of unknown payloads")
         flags = _CRITICAL if payload.critical else 0
     body = payload.encode_body()
     length = _GENERIC.size + len(body)

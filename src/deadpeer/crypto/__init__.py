@@ -1,7 +1,24 @@
-"""Suites, key schedule, SK sealing, AUTH, certificates: thin, on the `cryptography` package. No I/O, no state."""
+"""Suites, key schedule, SK sealing, AUTH, certificates: thin, on the `cryptography` package. No I/O."""
 
 from .aead import PacketCipher
-from .auth import shared_key_auth, signed_octets
+from .auth import (
+    Credential,
+    SignatureHash,
+    parse_hashes,
+    shared_key_auth,
+    signed_octets,
+    supported_hashes_notify_data,
+    verify_signature,
+)
+from .certs import (
+    PrivateKey,
+    TrustStore,
+    authority_hash,
+    certificate_identities,
+    certificate_matches,
+    load_certificates,
+    load_private_key,
+)
 from .dh import KeyPair, generate_key
 from .entropy import Entropy, SeededEntropy, SystemEntropy
 from .errors import (
@@ -14,6 +31,7 @@ from .errors import (
     IdentityError,
     ProposalError,
 )
+from .identity import Identity, matches
 from .keys import (
     ChildKeys,
     EspKeys,
@@ -64,6 +82,7 @@ __all__ = [
     "BadPublicValue",
     "CertificateError",
     "ChildKeys",
+    "Credential",
     "CredentialError",
     "CryptoError",
     "DEFAULT_ESP_PROPOSALS",
@@ -79,6 +98,7 @@ __all__ = [
     "Group",
     "INTEGRITIES",
     "INTEGRITY_BY_ID",
+    "Identity",
     "IdentityError",
     "IkeKeys",
     "IkeSuite",
@@ -89,21 +109,31 @@ __all__ = [
     "PRF_BY_ID",
     "PacketCipher",
     "Prf",
+    "PrivateKey",
     "ProposalError",
     "ProposalTemplate",
     "SeededEntropy",
     "SelectedEsp",
     "SelectedIke",
+    "SignatureHash",
     "SkCipher",
     "SystemEntropy",
+    "TrustStore",
     "acceptable_groups",
+    "authority_hash",
+    "certificate_identities",
+    "certificate_matches",
     "check_esp_response",
     "check_ike_response",
     "derive_child_keys",
     "derive_ike_keys",
     "generate_key",
     "initial_skeyseed",
+    "load_certificates",
+    "load_private_key",
+    "matches",
     "offer",
+    "parse_hashes",
     "parse_proposal",
     "prf",
     "prf_plus",
@@ -114,4 +144,6 @@ __all__ = [
     "shared_key_auth",
     "signed_octets",
     "split_keys",
+    "supported_hashes_notify_data",
+    "verify_signature",
 ]

@@ -51,8 +51,10 @@ class ProposalTemplate:
     @property
     def name(self) -> str:
         """The proposal in swanctl.conf's notation; parse_proposal reads it back."""
-        parts = [*self.encryptions, *self.integrities, *self.prfs, *self.groups]
-        words = [part.name for part in parts]
+        words = [e.name for e in self.encryptions]
+        words += [i.name for i in self.integrities]
+        words += [p.name for p in self.prfs]
+        words += [g.name for g in self.groups]
         if self.esn != (False,):
             words += ["esn" if esn else "noesn" for esn in self.esn]
         return "-".join(words)
@@ -118,7 +120,7 @@ def parse_proposal(text: str, protocol: Protocol) -> ProposalTemplate:
         groups=tuple(words.groups),
         esn=tuple(words.esn) or (False,),
     )
-    if protocol == Protocol.IKE and not template.prfs:
+    if protocol == Protocol.IKE and not template.prfs and not any(e.aead for e in template.encryptions):
         template = replace(template, prfs=tuple(PRF_OF_INTEGRITY[i.name] for i in template.integrities))
     _check_complete(template, text)
     return template

@@ -98,9 +98,12 @@ def deletes(draw: st.DrawFn) -> Delete:
     return Delete(protocol, draw(tuples_of(st.binary(min_size=size, max_size=size), 0, 5)))
 
 
+ADDRESSES: list[tuple[type[IPv4Address | IPv6Address], int]] = [(IPv4Address, 32), (IPv6Address, 128)]
+
+
 @st.composite
 def selectors(draw: st.DrawFn) -> TrafficSelector:
-    bits, address = draw(st.sampled_from([(32, IPv4Address), (128, IPv6Address)]))
+    address, bits = draw(st.sampled_from(ADDRESSES))
     low, high = sorted(draw(st.tuples(*[st.integers(0, 2**bits - 1)] * 2)))
     ports = draw(st.just(OPAQUE_PORTS) | st.tuples(u16, u16).map(sorted).map(tuple))
     return TrafficSelector(draw(u8), ports[0], ports[1], address(low), address(high))

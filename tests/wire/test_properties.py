@@ -6,6 +6,19 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.wire.strategies import (
+    chains,
+    clear_payload,
+    esp_packets,
+    messages,
+    mutations,
+    once,
+    protected,
+    repeatable,
+    u8,
+    unknown_payloads,
+    with_length,
+)
 
 from deadpeer.wire import (
     EspPacket,
@@ -28,19 +41,6 @@ from deadpeer.wire import (
     encode_message,
     encode_payloads,
     strip_marker,
-)
-from tests.wire.strategies import (
-    chains,
-    clear_payload,
-    esp_packets,
-    messages,
-    mutations,
-    once,
-    protected,
-    repeatable,
-    u8,
-    unknown_payloads,
-    with_length,
 )
 
 

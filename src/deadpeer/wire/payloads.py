@@ -181,7 +181,7 @@ _ONCE = frozenset(
 
 
 def _name(type_: int) -> str:
-    return _NAMES.get(type_) or f"payload {type_}"
+    return _NAMES.get(type_) or f"type {type_}"
 
 
 def _encode_payload(payload: Payload, following: int) -> bytes:

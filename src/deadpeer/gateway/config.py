@@ -1,0 +1,124 @@
+"""A configuration file, read whole and checked: `load` is what the rest of the gateway knows of it."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from deadpeer.ike.connection import Connection, EndpointConfig
+
+from .errors import ConfigError, Problem, Problems
+from .explain import explain
+from .files import read_public
+from .notation import Host
+from .resolve import check_gateway, resolve_connection, resolve_listen
+from .schema import Configuration, GatewaySection, LogLevel, PlaneKind
+
+__all__ = ["ConfigError", "GatewayConfig", "GatewayOptions", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """What concerns the daemon and not the protocol. `listen` empty: every address of the host."""
+
+    state_dir: Path
+    control: Path
+    listen: tuple[Host, ...]
+    port: int
+    port_nat_t: int
+    plane: PlaneKind
+    tun: str
+    tun_mtu: int
+    routes: bool
+    unix_local: Path | None
+    unix_peer: Path | None
+    log_level: LogLevel
+    receive_buffer: int
+    hold_packets: int
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """A whole, valid configuration. Paths are absolute, or relative to the working directory as `file` is."""
+
+    file: Path
+    gateway: GatewayOptions
+    endpoint: EndpointConfig
+    connections: tuple[Connection, ...]
+
+
+def load(file: Path) -> GatewayConfig:
+    """Read and check a configuration file; the paths in it are relative to it.
+
+    Raises ConfigError: one line with the file, the key and the remedy.
+    """
+    shape = _shape(file)
+    problems = Problems(file)
+    directory = file.parent
+    check_gateway(shape.gateway, directory, problems)
+    listen = resolve_listen(shape.gateway, problems)
+    connections = [
+        resolve_connection(name, section, directory, listen, problems)
+        for name, section in shape.connections.items()
+    ]
+    problems.raise_first()
+    return GatewayConfig(
+        file=file,
+        gateway=_options(shape.gateway, directory, listen),
+        endpoint=_endpoint(shape.gateway),
+        connections=tuple(connection for connection in connections if connection is not None),
+    )
+
+
+def _shape(file: Path) -> Configuration:
+    try:
+        document = tomllib.loads(read_public(file).decode())
+    except Problem as problem:
+        raise ConfigError(file, "", str(problem).removeprefix(f"{file} ")) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(file, "", f"is not UTF-8 at octet {error.start}; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(file, "", f"is not TOML: {error}; correct it there") from None
+    try:
+        return Configuration.model_validate(document)
+    except ValidationError as error:
+        key, text, others = explain(error)
+        raise ConfigError(file, key, text, others) from None
+
+
+def _options(section: GatewaySection, directory: Path, listen: tuple[Host, ...]) -> GatewayOptions:
+    return GatewayOptions(
+        state_dir=directory / section.state_dir,
+        control=directory / section.control,
+        listen=listen,
+        port=section.port,
+        port_nat_t=section.port_nat_t,
+        plane=section.plane,
+        tun=section.tun,
+        tun_mtu=section.tun_mtu,
+        routes=section.routes,
+        unix_local=None if section.unix_local is None else directory / section.unix_local,
+        unix_peer=None if section.unix_peer is None else directory / section.unix_peer,
+        log_level=section.log_level,
+        receive_buffer=section.receive_buffer,
+        hold_packets=section.hold_packets,
+    )
+
+
+def _endpoint(section: GatewaySection) -> EndpointConfig:
+    return EndpointConfig(
+        port=section.port,
+        port_nat_t=section.port_nat_t,
+        cookie_threshold=section.cookie_threshold,
+        half_open_limit=section.half_open_limit,
+        half_open_per_source=section.half_open_per_source,
+        half_open_timeout_s=section.half_open_timeout,
+        max_ike_sas=section.max_ike_sas,
+        nat_keepalive_s=section.nat_keepalive,
+        child_linger_s=section.child_linger,
+        init_timeout_s=section.init_timeout,
+        retry_cap_s=section.retry_cap,
+    )

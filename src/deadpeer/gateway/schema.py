@@ -1,0 +1,305 @@
+"""The shape of a configuration file: every key, its type, bounds, default, meaning and an example.
+
+Key names are those of swanctl.conf where the meaning is the same. What needs more than one key, or
+another file, is judged in `resolve`. docs/configuration.md is made from this file (`reference`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from deadpeer.ike.connection import AuthKind, CloseAction, DpdAction, Roles, StartAction, TokenMethod
+
+from .notation import parse_time
+
+LogLevel = Literal["debug", "info", "notice", "warning"]
+PlaneKind = Literal["tun", "unix"]
+
+
+def _one_or_many(value: object) -> object:
+    """A single string stands for an array of it; commas separate, as in swanctl.conf."""
+    if isinstance(value, str):
+        return [word.strip() for word in value.split(",")]
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(parse_time)]
+Strings = Annotated[list[str], BeforeValidator(_one_or_many)]
+Text = Annotated[str, Field(min_length=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+
+
+def _key(default: Any, description: str, example: str, **bounds: Any) -> Any:
+    return Field(default, description=description, examples=[example], **bounds)
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys and values of another type are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class GatewaySection(Section):
+    """The daemon as a whole."""
+
+    state_dir: Text = _key(
+        "/var/lib/deadpeer",
+        "Directory for what must survive a crash. Mode 0700; created if missing; one daemon at a time.",
+        '"/var/lib/deadpeer"',
+    )
+    control: Text = _key(
+        "/run/deadpeer/control.sock",
+        "Path of the control socket, at most 107 octets.",
+        '"/run/deadpeer/control.sock"',
+    )
+    listen: Strings = _key(
+        [],
+        "Local addresses to open sockets on. Empty: every address that the host has when the gateway starts,"
+        " loopback and link-local ones left out.",
+        '["192.0.2.1", "2001:db8::1"]',
+    )
+    port: Port = _key(500, "UDP port for IKE.", "500")
+    port_nat_t: Port = _key(4500, "UDP port for IKE behind a NAT, and for ESP in UDP.", "4500")
+    plane: PlaneKind = _key(
+        "tun",
+        "Where inner packets come from and go to: a TUN device, or a UNIX datagram socket (for a laboratory"
+        " without root: whoever is at its other end is the host behind the gateway).",
+        '"tun"',
+    )
+    tun: Text = _key("deadpeer0", "Name of the TUN device.", '"deadpeer0"', max_length=15)
+    tun_mtu: int = _key(1400, "MTU of the TUN device, octets.", "1400", ge=576, le=65535)
+    routes: bool = _key(
+        True,
+        "Set routes into the TUN device for the remote traffic selectors of trapped and installed children.",
+        "true",
+    )
+    unix_local: Text | None = _key(
+        None, 'With plane = "unix": path of the gateway\'s end, at most 107 octets.', '"/run/lab/gw.sock"'
+    )
+    unix_peer: Text | None = _key(
+        None, 'With plane = "unix": path of the host\'s end, at most 107 octets.', '"/run/lab/host.sock"'
+    )
+    log_level: LogLevel = _key("info", "Events below this level are not logged.", '"info"')
+    receive_buffer: int = _key(
+        8 * 1024 * 1024,
+        "Receive buffer of each UDP socket, octets. Without CAP_NET_ADMIN the kernel may grant less"
+        " (net.core.rmem_max).",
+        "8388608",
+        ge=4096,
+        le=1024**3,
+    )
+    hold_packets: int = _key(
+        64, "Inner packets that wait for a child SA that is being built, per policy.", "64", ge=0, le=100_000
+    )
+    cookie_threshold: int = _key(
+        30,
+        "Half-open IKE SAs above which strangers must return a cookie first; 0: always.",
+        "30",
+        ge=0,
+        le=10**9,
+    )
+    half_open_limit: int = _key(
+        1000, "Half-open IKE SAs above which new ones are dropped.", "1000", ge=1, le=10**9
+    )
+    half_open_per_source: int = _key(
+        5,
+        "Half-open IKE SAs of one source address above which its new ones are dropped.",
+        "5",
+        ge=1,
+        le=10**9,
+    )
+    half_open_timeout: Seconds = _key(30.0, "A half-open IKE SA is forgotten after this time.", '"30s"', gt=0)
+    max_ike_sas: int = _key(100_000, "Largest number of IKE SAs.", "100000", ge=1, le=10**9)
+    nat_keepalive: Seconds = _key(
+        20.0, "Interval of NAT keepalives while nothing else is sent; 0: none.", '"20s"'
+    )
+    child_linger: Seconds = _key(
+        5.0, "How long a replaced child SA goes on receiving, for packets under way.", '"5s"'
+    )
+    init_timeout: Seconds = _key(60.0, "How long one attempt at a new IKE SA goes on.", '"60s"', gt=0)
+    retry_cap: Seconds = _key(
+        1.0, "Largest interval between retransmissions of IKE_SA_INIT while recovering.", '"1s"', gt=0
+    )
+
+
+class LocalSection(Section):
+    """How we prove who we are."""
+
+    auth: AuthKind = _key("pubkey", "Shared key (`psk`) or certificate (`pubkey`).", '"psk"')
+    id: Text | None = _key(
+        None,
+        "Our identity: an address, a domain name, a mail address, or a distinguished name."
+        " Default: the certificate's subject; with psk it must be given.",
+        '"alice.example"',
+    )
+    certs: Strings = _key(
+        [],
+        "With pubkey: file of our certificate, then files of intermediate ones. PEM or DER.",
+        '["alice.pem"]',
+    )
+    private_key: Text | None = _key(
+        None,
+        "With pubkey: file of the private key, mode 0600, PEM or DER, without a passphrase.",
+        '"alice.key"',
+    )
+    secret_file: Text | None = _key(
+        None,
+        "With psk: file of the shared secret, mode 0600. One newline at its end is left out; 0x begins"
+        " hexadecimal, 0s base64.",
+        '"home.psk"',
+    )
+
+
+class RemoteSection(Section):
+    """What the peer must prove."""
+
+    auth: AuthKind = _key("pubkey", "Shared key (`psk`) or certificate (`pubkey`).", '"psk"')
+    id: Text | None = _key(
+        None,
+        'The identity that the peer must prove. Default, or "%any": any that its credentials allow.',
+        '"bob.example"',
+    )
+    cacerts: Strings = _key(
+        [],
+        "With pubkey: files of the certification authorities that may vouch for the peer. PEM or DER.",
+        '["ca.pem"]',
+    )
+    secret_file: Text | None = _key(
+        None, "With psk: file of the shared secret. Default: that of `local`.", '"home.psk"'
+    )
+
+
+class ChildSection(Section):
+    """One pair of networks, or of hosts, that the tunnel joins."""
+
+    local_ts: Strings = _key(
+        ["dynamic"],
+        "Traffic selectors behind us: networks, addresses, ranges `a-b`, each perhaps with"
+        " `[protocol/port]`; `dynamic` is our own outer address.",
+        '["10.0.0.0/24"]',
+    )
+    remote_ts: Strings = _key(
+        ["dynamic"],
+        "Traffic selectors behind the peer; `dynamic` is its outer address.",
+        '["10.0.1.0/24[tcp/443]"]',
+    )
+    esp_proposals: Strings = _key(
+        ["default"], "Proposals for ESP, best first.", '["aes256gcm16-x25519", "chacha20poly1305"]'
+    )
+    start_action: StartAction = _key(
+        "none",
+        "At start: nothing, bring the child up (`start`), or when a packet wants it (`trap`).",
+        '"start"',
+    )
+    dpd_action: DpdAction = _key(
+        "clear",
+        "When the peer lost its SAs: forget the child (unless packets wait), trap, or bring it up at once.",
+        '"restart"',
+    )
+    close_action: CloseAction = _key("none", "When the peer deletes the child.", '"trap"')
+    rekey_time: Seconds = _key(3600.0, "The child is rekeyed after this time; 0: never.", '"1h"')
+    life_time: Seconds | None = _key(
+        None, "The child is deleted after this time; 0: never. Default: rekey_time and a tenth.", '"66m"'
+    )
+    rand_time: Seconds | None = _key(
+        None, "Rekeying begins up to this much earlier, at random. Default: a tenth of rekey_time.", '"6m"'
+    )
+    rekey_packets: Count = _key(
+        0, "Rekey after so many packets in either direction; 0: no such limit.", "1000000000"
+    )
+    rekey_bytes: Count = _key(
+        0, "Rekey after so many octets in either direction; 0: no such limit.", "1000000000000"
+    )
+    replay_window: int = _key(64, "Width of the anti-replay window, packets.", "64", ge=32, le=65536)
+
+
+class ConnectionSection(Section):
+    """One peer, or one kind of peer."""
+
+    local_addrs: Strings = _key(
+        ["%any"],
+        "Our outer addresses or networks for this connection; the first one initiates.",
+        '["192.0.2.1"]',
+    )
+    remote_addrs: Strings = _key(
+        ["%any"],
+        "The peer's outer addresses or networks. To initiate there must be a single address among them.",
+        '["198.51.100.1"]',
+    )
+    remote_port: Port = _key(500, "The peer's UDP port for IKE.", "500")
+    remote_port_nat_t: Port = _key(4500, "The peer's UDP port for IKE behind a NAT.", "4500")
+    proposals: Strings = _key(
+        ["default"], "Proposals for IKE, best first.", '["aes256gcm16-prfsha384-x25519"]'
+    )
+    dpd_delay: Seconds = _key(
+        30.0,
+        "A peer silent for so long is asked if it lives; 0: only when traffic goes out and none returns.",
+        '"30s"',
+    )
+    dpd_timeout: Seconds = _key(
+        60.0, "A request is retransmitted for so long before the peer is given up.", '"60s"', gt=0
+    )
+    dpd_floor: Seconds = _key(
+        60.0, "For silence alone a peer is never given up before so long without a protected word.", '"60s"'
+    )
+    silence: Seconds = _key(
+        1.5, "Traffic out and nothing back for so long asks whether the peer lives; 0: off.", '"1500ms"'
+    )
+    encap: bool = _key(
+        True, "Force UDP encapsulation, also without a NAT. The userspace plane speaks nothing else.", "true"
+    )
+    fragmentation: bool = _key(True, "Accept and use IKE fragmentation (RFC 7383).", "true")
+    fragment_size: int = _key(
+        1280, "Largest IP packet, octets, that carries an IKE message in one piece.", "1280", ge=576, le=65535
+    )
+    rekey_time: Seconds = _key(14400.0, "The IKE SA is rekeyed after this time; 0: never.", '"4h"')
+    over_time: Seconds | None = _key(
+        None,
+        "The IKE SA is deleted when rekeying has not succeeded this long after rekey_time."
+        " Default: a tenth of rekey_time.",
+        '"24m"',
+    )
+    rand_time: Seconds | None = _key(
+        None, "Rekeying begins up to this much earlier, at random. Default: a tenth of rekey_time.", '"24m"'
+    )
+    initial_contact: bool = _key(
+        False, "Tell the peer when we hold no other SA with it, so that it drops older ones.", "false"
+    )
+    send_certreq: bool = _key(True, "Name the accepted certification authorities to the peer.", "true")
+    keyingtries: int = _key(
+        0,
+        "Attempts that a start, a trap or a recovery makes; 0: for ever. `up` makes one.",
+        "0",
+        ge=0,
+        le=10**6,
+    )
+    qcd: Roles = _key(
+        "both",
+        "Quick crash detection (RFC 6290): make tokens (`maker`), keep the peer's (`taker`), both, or off.",
+        '"both"',
+    )
+    qcd_method: TokenMethod = _key(
+        "spi",
+        "What a token is made of: the SPIs (RFC 6290 section 5.1), or the peer's address too (5.2).",
+        '"spi"',
+    )
+    local: LocalSection = Field(description="How we prove who we are.")
+    remote: RemoteSection = Field(description="What the peer must prove.")
+    children: dict[str, ChildSection] = Field(description="The child SAs, by name.", min_length=1)
+
+
+class QcdSection(Section):
+    """Quick crash detection: the answers that this gateway gives to packets for SAs it does not know."""
+
+
+class Configuration(Section):
+    """A whole file."""
+
+    gateway: GatewaySection = Field(default_factory=GatewaySection, description="The daemon as a whole.")
+    qcd: QcdSection = Field(default_factory=QcdSection, description="Limits of crash detection.")
+    connections: dict[str, ConnectionSection] = Field(
+        default_factory=dict, description="The peers, by name of the connection."
+    )

@@ -154,11 +154,15 @@ class AddressChanged:
 
 @dataclass(frozen=True, slots=True)
 class RequestAnswered:
-    """The response to our request verified, `took_ns` after its first transmission."""
+    """The response to our request verified, `took_ns` after its first transmission.
+
+    `reason` is what `Core.probe` or `Core.inform` was given, or the core's own name for the request.
+    """
 
     sa: SaView
     took_ns: int
     retransmitted: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,164 @@
+"""Runs our gateway as a process in a namespace, reads its events, and gives it commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parents[3]
+_LOG_TAIL_LINES = 60
+
+
+class GatewayError(RuntimeError):
+    """The gateway did not do what it was asked to do; the text ends with the tail of its log."""
+
+
+class Gateway:
+    """`deadpeer gateway` in a namespace, its files in `directory`; every wait is bounded."""
+
+    def __init__(
+        self, directory: Path, namespace: str | None, config: str, *, keylog: Path | None = None
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.namespace = namespace
+        self.keylog = keylog
+        self.config = directory / "gateway.toml"
+        self.config.write_text(config)
+        self.config.chmod(0o600)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        if self._process is None or self._process.poll() is not None:
+            raise GatewayError(self.explain("the gateway does not run"))
+        return self._process.pid
+
+    def start(self, timeout_s: float = 20.0) -> None:
+        """Start it and return when it says that it is ready."""
+        mark = len(self.log())
+        command = [*_deadpeer("gateway", str(self.config)), "--log-format", "json"]
+        if self.keylog is not None:
+            command += ["--keylog", str(self.keylog)]
+        if self.namespace is not None:
+            command = ["ip", "netns", "exec", self.namespace, *command]
+        with self._log_path.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=_ROOT, env=_environment()
+            )
+        self.wait_for("ready", timeout_s, mark)
+
+    def kill(self) -> None:
+        """SIGKILL: the crash."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def stop(self, timeout_s: float = 10.0) -> int | None:
+        """SIGTERM. The exit status, or None if it had to be killed."""
+        if self._process is None:
+            return None
+        self._process.send_signal(signal.SIGTERM)
+        status = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = self._process.wait(timeout_s)
+        self.kill()
+        return status
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def command(self, verb: str, *arguments: str | None, timeout_s: float = 20.0) -> str:
+        """Run `deadpeer VERB ...` against the control socket; its standard output."""
+        words = [word for word in arguments if word is not None]
+        command = [*_deadpeer(verb, *words), "--control", str(self.directory / "control.sock")]
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                cwd=_ROOT,
+                env=_environment(),
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise GatewayError(self.explain(f"deadpeer {verb} takes too long")) from error
+        if done.returncode:
+            raise GatewayError(self.explain(f"deadpeer {verb} {words}: {done.stdout}{done.stderr}"))
+        return done.stdout
+
+    def sas(self) -> Any:
+        """What `deadpeer sas --json` prints, decoded."""
+        return json.loads(self.command("sas", "--json"))
+
+    # -- the log
+
+    def log(self) -> str:
+        return self._log_path.read_text(errors="replace") if self._log_path.exists() else ""
+
+    def events(self, start: int = 0) -> list[dict[str, Any]]:
+        """The events in the log from character `start` on."""
+        found = []
+        for line in self.log()[start:].splitlines():
+            if line.startswith("{"):
+                with contextlib.suppress(json.JSONDecodeError):
+                    found.append(json.loads(line))
+        return found
+
+    def wait_for(
+        self, event: str, timeout_s: float = 10.0, start: int = 0, **fields: object
+    ) -> dict[str, Any]:
+        """The first event of this kind from `start` on whose fields are as given."""
+        wanted = {"event": event, **fields}
+        found: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            if not self.running:
+                raise GatewayError(self.explain(f"the gateway ended while {wanted} was waited for"))
+            found.extend(e for e in self.events(start) if wanted.items() <= e.items())
+            return bool(found)
+
+        self._until(look, timeout_s, f"no event {wanted}")
+        return found[0]
+
+    def explain(self, what: str) -> str:
+        tail = "\n".join(self.log().splitlines()[-_LOG_TAIL_LINES:])
+        return f"{what}\n--- the end of {self._log_path}:\n{tail}"
+
+    # -- beneath
+
+    @property
+    def _log_path(self) -> Path:
+        return self.directory / "gateway.log"
+
+    def _until(self, condition: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
+        end = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > end:
+                raise GatewayError(self.explain(f"{otherwise} after {timeout_s:g} s"))
+            time.sleep(0.02)
+
+
+def _deadpeer(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "deadpeer", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(_ROOT / "src"), "PYTHONUNBUFFERED": "1"}

@@ -46,7 +46,7 @@ def read_name(octets: bytes) -> DistinguishedName:
 
 
 def write_name(name: DistinguishedName, ia5: frozenset[str] = frozenset()) -> bytes:
-    """Write a Name: IA5String for the OIDs in `ia5`, else PrintableString where that does, else UTF8String."""
+    """Write a Name: IA5String for the OIDs in `ia5`, else PrintableString if that does, else UTF8String."""
     return _tlv(SEQUENCE, b"".join(_write_rdn(rdn, ia5) for rdn in name))
 
 

@@ -4,8 +4,8 @@ Every peer value is checked before it is used (RFC 6989).
 """
 
 import warnings
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from cryptography.hazmat.primitives.asymmetric import dh, ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -15,13 +15,6 @@ from .entropy import Entropy
 from .errors import BadPublicValue
 from .modp import PRIMES
 from .suites import Group
-
-# The library means to drop finite field groups one day; IKE can't (RFC 8247 section 2.4: MODP 2048 is a
-# MUST).
-# The lock file pins a version that has them; a warning per handshake helps nobody who runs a gateway.
-warnings.filterwarnings(
-    "ignore", message="Diffie-Hellman over finite fields", category=CryptographyDeprecationWarning
-)
 
 # More than twice the strength of the strongest group (RFC 3526 section 8), so one length for all three.
 _EXPONENT_OCTETS = 64
@@ -104,15 +97,16 @@ def _scalar(order: int, entropy: Entropy) -> int:
 
 def _modp(group: Group, entropy: Entropy) -> KeyPair:
     prime = PRIMES[group.transform_id]
-    parameters = _modp_parameters(group.transform_id)
     exponent = int.from_bytes(entropy.octets(_EXPONENT_OCTETS), "big") | 1 << (8 * _EXPONENT_OCTETS - 1)
     # The library makes no private key from an exponent alone, and pow() is neither fast nor constant in time.
     # So the key is given g as its (never used) public half, and g^x is asked of it as an exchange with g.
-    base = dh.DHPublicNumbers(2, parameters)
-    private = dh.DHPrivateNumbers(exponent, base).private_key()
+    with _deprecated():
+        parameters = dh.DHParameterNumbers(prime, 2)
+        private = dh.DHPrivateNumbers(exponent, dh.DHPublicNumbers(2, parameters)).private_key()
 
     def power(value: int) -> bytes:
-        result = private.exchange(dh.DHPublicNumbers(value, parameters).public_key())
+        with _deprecated():
+            result = private.exchange(dh.DHPublicNumbers(value, parameters).public_key())
         return result.rjust(group.shared_octets, b"\0")
 
     def exchange(peer: bytes) -> bytes:
@@ -127,6 +121,12 @@ def _modp(group: Group, entropy: Entropy) -> KeyPair:
     return KeyPair(group, power(2), exchange)
 
 
-@cache
-def _modp_parameters(transform_id: int) -> dh.DHParameterNumbers:
-    return dh.DHParameterNumbers(PRIMES[transform_id], 2)
+@contextmanager
+def _deprecated() -> Iterator[None]:
+    """The library means to drop finite field groups one day, and warns at each use; IKE can't yet.
+
+    RFC 8247 section 2.4 makes MODP 2048 a MUST, and the lock file pins a version of the library that has it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        yield

@@ -1,0 +1,52 @@
+"""The limits of answers to strangers and of what their news can cause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CrashOptions:
+    """Limits, in events per second (`..._rate`) and events at once (`..._burst`).
+
+    The defaults fit a gateway with some 10,000 peers: within `boot_window_s` of its boot it gives each a
+    hint and a token in about ten seconds; later it answers a tenth of that rate, which is plenty for the
+    peers that come late.
+    """
+
+    boot_window_s: float = 120.0
+    """For so long after boot the limits per source and in total are `boot_factor` times as large.
+    Garbage and the limits per SPI stay as they are. 0: no such window."""
+    boot_factor: float = 10.0
+
+    source_rate: float = 4.0
+    """Answers to one source (an IPv4 address, an IPv6 /64), for each kind of question. Many peers can
+    share one behind a NAT."""
+    source_burst: float = 12.0
+    spi_rate: float = 2.0
+    """Answers about one SPI: nobody who does not know a peer's SPI can use up what is that peer's."""
+    spi_burst: float = 4.0
+
+    total_rate: float = 200.0
+    """Answers with tokens, to requests with an SPI of an ended epoch."""
+    total_burst: float = 400.0
+    recent_rate: float = 20.0
+    """Answers with tokens, to requests with an SPI of this epoch that no longer lives. Anybody can get
+    such an SPI with an IKE_SA_INIT, so these can't touch the budget above."""
+    recent_burst: float = 40.0
+    esp_rate: float = 200.0
+    """Unprotected INVALID_SPI."""
+    esp_burst: float = 400.0
+    garbage_rate: float = 10.0
+    """Answers to requests with an SPI that we never chose. Without tokens."""
+    garbage_burst: float = 20.0
+
+    probe_rate: float = 1.0
+    """Liveness checks of one SA caused by hints."""
+    probe_burst: float = 3.0
+    lost_child_rate: float = 1.0
+    """Protected INVALID_SPI sent in one SA; children replaced at the peer's word in one SA."""
+    lost_child_burst: float = 3.0
+
+    renewals_at_once: int = 64
+    """Before a rotation: how many SAs renew their tokens at the same time."""

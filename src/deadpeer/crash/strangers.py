@@ -1,0 +1,323 @@
+"""What is said about SPIs that we do not know: to strangers, statelessly, and to peers, protected.
+
+Never a token for a living SA, never more than three times the question, never more often than the
+limiter says, never an answer to a response or to an unprotected message.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from deadpeer.cluster.spi import SpiCodec
+from deadpeer.crash.limiter import Bucket, Kind, Limiter, Rate
+from deadpeer.crash.maker import TokenMaker
+from deadpeer.crash.options import CrashOptions
+from deadpeer.crash.tokens import MakerRole, makes, recompute, token_notify
+from deadpeer.ike.connection import Connection, TokenMethod
+from deadpeer.ike.extension import (
+    Core,
+    Extension,
+    Orphan,
+    OrphanEsp,
+    OrphanRequest,
+    PeerNotifies,
+    SaClosed,
+    SaView,
+    Signal,
+    Slot,
+)
+from deadpeer.values import NS_PER_S, Datagram, Now
+from deadpeer.wire import (
+    NON_ESP_MARKER,
+    ExchangeType,
+    Header,
+    Message,
+    Notify,
+    NotifyType,
+    PayloadType,
+    encode_message,
+)
+
+AMPLIFICATION = 3
+"""An answer is at most so many times as large as the question, in octets of UDP payload."""
+
+MIN_REQUEST = 57
+"""Header 28, SK header 4, IV 8, pad length 1, ICV 16: an empty protected request of our shortest suite."""
+
+MIN_ESP = 36
+"""SPI and sequence number 8, IV 8, padding and trailer 4, ICV 16: a dummy packet of our shortest suite."""
+
+OVERTAKING_S = 0.2
+"""A packet may overtake the exchange that makes its SA: a peer with a living IKE SA is told about an
+unknown SPI only if packets still come with it so long (or two round trips) after the first one."""
+
+
+class Strangers(Extension):
+    """Answers protected requests and ESP packets with SPIs that nobody here has.
+
+    `connections` say which methods tokens may have been made with before the crash.
+    """
+
+    name = "strangers"
+
+    def __init__(
+        self,
+        codec: SpiCodec,
+        member: int,
+        maker: TokenMaker,
+        connections: Sequence[Connection],
+        options: CrashOptions,
+    ) -> None:
+        self._codec = codec
+        self._member = member
+        self._maker = maker
+        self._methods_of = _Methods(connections)
+        self._options = options
+        self._lost_children = _LostChildren(Rate(options.lost_child_rate, options.lost_child_burst))
+
+    def attach(self, now: Now, core: Core) -> None:
+        super().attach(now, core)
+        self._limiter = Limiter(now.mono_ns, self._options)
+
+    def orphan(self, now: Now, orphan: Orphan) -> bool:
+        match orphan:
+            case OrphanRequest():
+                self._request(now, orphan)
+            case OrphanEsp():
+                self._esp(now, orphan)
+            case _:
+                return False
+        return True
+
+    def observe(self, now: Now, signal: Signal) -> None:
+        match signal:
+            case PeerNotifies(sa=sa, slot=Slot.INFORMATIONAL, notifies=notifies):
+                self._peer_lost_children(now, sa, notifies)
+            case SaClosed(sa=sa):
+                self._lost_children.forget(sa)
+            case _:
+                pass
+
+    def counters(self) -> dict[str, int]:
+        return self._limiter.sizes()
+
+    # --- IKE -------------------------------------------------------------------------------------
+
+    def _request(self, now: Now, orphan: OrphanRequest) -> None:
+        """RFC 7296 sections 1.5 and 2.21.4, RFC 6290 section 4.5."""
+        header = orphan.header
+        if not _plausible(header, len(orphan.datagram.payload)):
+            self.core.count("orphan.implausible")
+            return
+        # Either SPI, in either role, in any state: the Initiator flag is the stranger's word, and who
+        # flips it must not get the token of a living SA.
+        if self.core.alive(header.spi_i) or self.core.alive(header.spi_r):
+            self.core.count("orphan.alive")
+            return
+        source = orphan.datagram.remote.host
+        ours = header.spi_r if header.from_initiator else header.spi_i
+        kind = self._kind(ours)
+        if kind is None:
+            self.core.count("orphan.other_member")
+        elif not self._limiter.allow(now.mono_ns, source, kind, b"" if kind is Kind.GARBAGE else ours):
+            self.core.count(f"orphan.limited.{kind.value}")
+        else:
+            self._answer_request(orphan, kind, self._tokens(header, source, kind))
+
+    def _kind(self, ours: bytes) -> Kind | None:
+        """What the SPI that should be ours says; None: another member's, who alone knows if it lives."""
+        origin = self._codec.decode(ours)
+        boots = None if origin is None else self._maker.state.boots_since(origin.epoch)
+        if origin is None or boots is None:
+            return Kind.GARBAGE
+        if origin.member != self._member:
+            return None
+        return Kind.RETURNING if boots else Kind.RECENT
+
+    def _tokens(self, header: Header, source: str, kind: Kind) -> list[bytes]:
+        methods = self._methods(source)
+        if kind is Kind.GARBAGE or not methods:
+            return []
+        role = MakerRole.RESPONDER if header.from_initiator else MakerRole.INITIATOR
+        return recompute(self._maker.generations, methods, role, header.spi_i, header.spi_r, source)
+
+    def _methods(self, source: str) -> set[TokenMethod]:
+        """The methods of the connections that `source` may belong to, or of all: usually one.
+
+        With both in question the two newest generations are presented, not four.
+        """
+        methods = self._methods_of.all | self._maker.methods
+        return methods if len(methods) < 2 else self._methods_of.peer(source) or methods
+
+    def _answer_request(self, orphan: OrphanRequest, kind: Kind, tokens: list[bytes]) -> None:
+        header, question = orphan.header, len(orphan.datagram.payload)
+        while True:
+            message = Message(
+                header.spi_i,
+                header.spi_r,
+                header.exchange,
+                header.message_id,
+                from_initiator=not header.from_initiator,
+                is_response=True,
+                payloads=(Notify(NotifyType.INVALID_IKE_SPI), *map(token_notify, tokens)),
+            )
+            if _fits(message, question):
+                break
+            if not tokens:
+                self.core.count("orphan.too_small")
+                return
+            tokens = tokens[:-1]
+        self.core.answer(orphan.datagram, message, "invalid ike spi")
+        self.core.count("invalid_ike_spi_sent")
+        self.core.event(
+            "invalid_ike_spi_sent",
+            "info" if tokens else "debug",
+            to=str(orphan.datagram.remote),
+            spi_i=header.spi_i.hex(),
+            spi_r=header.spi_r.hex(),
+            spi=kind.value,
+            tokens=len(tokens),
+        )
+
+    # --- ESP -------------------------------------------------------------------------------------
+
+    def _esp(self, now: Now, orphan: OrphanEsp) -> None:
+        """RFC 7296 section 1.5: inside the IKE SA where one with the sender lives, else in the clear."""
+        if orphan.octets < MIN_ESP or orphan.spi < 256:
+            self.core.count("orphan.implausible")
+            return
+        notify = Notify(NotifyType.INVALID_SPI, orphan.spi.to_bytes(4, "big"))
+        sa = self.core.find_with_peer(orphan.remote)
+        if sa is not None:
+            self._tell_peer(now, sa, orphan, notify)
+            return
+        host, spi = orphan.remote.host, notify.data
+        if not self._limiter.allow(now.mono_ns, host, Kind.ESP, spi):
+            self.core.count("orphan.limited.esp")
+            return
+        # No IKE SPI means anything here; zero is as good as a random one and costs nothing.
+        message = Message(
+            bytes(8), bytes(8), ExchangeType.INFORMATIONAL, 0, True, is_response=False, payloads=(notify,)
+        )
+        if not _fits(message, orphan.octets):
+            self.core.count("orphan.too_small")
+            return
+        self.core.answer(Datagram(b"", orphan.local, orphan.remote), message, "invalid spi")
+        self.core.count("invalid_spi_sent")
+        self.core.event(
+            "invalid_spi_sent", "debug", to=str(orphan.remote), spi=f"{orphan.spi:08x}", protected=False
+        )
+
+    def _tell_peer(self, now: Now, sa: SaView, orphan: OrphanEsp, notify: Notify) -> None:
+        if not self._lost_children.tell(now.mono_ns, sa, orphan.spi):
+            self.core.count("lost_child.not_told")
+            return
+        self.core.inform(now, sa, (notify,), "invalid spi")
+        self.core.count("invalid_spi_sent")
+        self.core.event(
+            "invalid_spi_sent",
+            connection=sa.connection.name,
+            sa=sa.number,
+            to=str(orphan.remote),
+            spi=f"{orphan.spi:08x}",
+            protected=True,
+        )
+
+    def _peer_lost_children(self, now: Now, sa: SaView, notifies: Sequence[Notify]) -> None:
+        """Protected INVALID_SPI: the peer lost a child that we still send on (RFC 7296 section 1.5)."""
+        for notify in notifies:
+            if notify.type != NotifyType.INVALID_SPI or len(notify.data) != 4:
+                continue
+            spi = int.from_bytes(notify.data, "big")
+            if all(child.spi_out != spi for child in sa.child_views):
+                self.core.count("lost_child.unknown")
+            elif not self._lost_children.replace(now.mono_ns, sa):
+                self.core.count("lost_child.limited")
+            elif self.core.replace_child(now, sa, spi, "the peer does not know its SPI"):
+                self.core.count("lost_child.replaced")
+
+
+class _Methods:
+    """Which methods of making tokens the connections use, by the peers' configured addresses."""
+
+    def __init__(self, connections: Sequence[Connection]) -> None:
+        self.all: set[TokenMethod] = set()
+        self._hosts: dict[bytes, set[TokenMethod]] = {}
+        self._nets: set[tuple[IPv4Network | IPv6Network, TokenMethod]] = set()
+        self._any: set[TokenMethod] = set()
+        for connection in connections:
+            if makes(connection.qcd_roles):
+                self._add(connection)
+
+    def peer(self, source: str) -> set[TokenMethod]:
+        """The methods of the connections whose peer may have this address."""
+        ip = ip_address(source)
+        nets = {method for net, method in self._nets if ip in net}
+        return self._any | nets | self._hosts.get(ip.packed, set())
+
+    def _add(self, connection: Connection) -> None:
+        method = connection.qcd_method
+        self.all.add(method)
+        if not connection.remote_addrs:
+            self._any.add(method)
+        for net in connection.remote_addrs:
+            if net.prefixlen == net.max_prefixlen:
+                self._hosts.setdefault(net.network_address.packed, set()).add(method)
+            else:
+                self._nets.add((net, method))
+
+
+class _LostChildren:
+    """Limits per SA of what we tell the peer about unknown SPIs and of what its telling us causes."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._told: dict[int, Bucket] = {}
+        self._replaced: dict[int, Bucket] = {}
+        self._seen: OrderedDict[tuple[int, int], int] = OrderedDict()
+
+    def tell(self, now_ns: int, sa: SaView, spi: int) -> bool:
+        """Whether to tell the peer now that packets come with this SPI."""
+        first_ns = self._seen.setdefault((sa.number, spi), now_ns)
+        while len(self._seen) > _MAX_SEEN:
+            self._seen.popitem(last=False)
+        if now_ns - first_ns > _SEEN_FOR_NS:
+            # The sighting is an old one, of a time when this was told or went by itself.
+            self._seen[sa.number, spi] = now_ns
+            return False
+        patience_s = max(OVERTAKING_S, 2 * (sa.rtt_s or 0.0))
+        if now_ns - first_ns < patience_s * NS_PER_S:
+            return False
+        return self._told.setdefault(sa.number, Bucket(now_ns, self._rate)).take(now_ns, self._rate)
+
+    def replace(self, now_ns: int, sa: SaView) -> bool:
+        """Whether to replace a child now at the peer's word."""
+        return self._replaced.setdefault(sa.number, Bucket(now_ns, self._rate)).take(now_ns, self._rate)
+
+    def forget(self, sa: SaView) -> None:
+        self._told.pop(sa.number, None)
+        self._replaced.pop(sa.number, None)
+
+
+_MAX_SEEN = 1024
+_SEEN_FOR_NS = 10 * NS_PER_S
+_PROTECTED = (ExchangeType.IKE_AUTH, ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL)
+
+
+def _plausible(header: Header, octets: int) -> bool:
+    """Whether it may be a protected request of an SA that we had. The core has looked already."""
+    return (
+        not header.is_response
+        and any(header.spi_i)
+        and any(header.spi_r)
+        and header.exchange in _PROTECTED
+        and header.next_payload in (PayloadType.SK, PayloadType.SKF)
+        and MIN_REQUEST <= header.length <= octets
+    )
+
+
+def _fits(message: Message, question: int) -> bool:
+    """Whether the answer, with a marker in any case, keeps the bound."""
+    return len(encode_message(message)) + len(NON_ESP_MARKER) <= AMPLIFICATION * question

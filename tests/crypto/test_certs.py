@@ -331,4 +331,4 @@ def test_a_ca_is_named_by_the_hash_of_its_public_key() -> None:
     other = root("CN=other", "ed25519")
     store = TrustStore([ROOT, renewed, other])
     assert store.authorities == authority_hash(ROOT) + authority_hash(other)
-    assert (len(store), TrustStore([]).authorities) == (3, b"")
+    assert TrustStore([]).authorities == b""

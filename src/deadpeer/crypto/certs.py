@@ -179,9 +179,6 @@ class TrustStore:
         if not search.climb((leaf,)):
             raise CertificateError(search.reasons[0])
 
-    def __len__(self) -> int:
-        return len(self.cas)
-
 
 @dataclass(slots=True)
 class _Search:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from deadpeer.crash.options import CrashOptions
 from deadpeer.ike.connection import Connection, EndpointConfig
 
 from .errors import ConfigError, Problem, Problems
 from .explain import explain
 from .files import read_public
-from .notation import Host
-from .resolve import check_gateway, resolve_connection, resolve_listen
-from .schema import Configuration, GatewaySection, LogLevel, PlaneKind
+from .notation import Host, Interface
+from .resolve import check_gateway, resolve_connection, resolve_interfaces, resolve_listen
+from .schema import Configuration, GatewaySection, LogLevel, PlaneKind, QcdSection
 
 __all__ = ["ConfigError", "GatewayConfig", "GatewayOptions", "load"]
 
@@ -32,6 +33,7 @@ class GatewayOptions:
     plane: PlaneKind
     tun: str
     tun_mtu: int
+    tun_addresses: tuple[Interface, ...]
     routes: bool
     unix_local: Path | None
     unix_peer: Path | None
@@ -47,6 +49,7 @@ class GatewayConfig:
     file: Path
     gateway: GatewayOptions
     endpoint: EndpointConfig
+    crash: CrashOptions
     connections: tuple[Connection, ...]
 
 
@@ -60,6 +63,7 @@ def load(file: Path) -> GatewayConfig:
     directory = file.parent
     check_gateway(shape.gateway, directory, problems)
     listen = resolve_listen(shape.gateway, problems)
+    interfaces = resolve_interfaces(shape.gateway, problems)
     connections = [
         resolve_connection(name, section, directory, listen, problems)
         for name, section in shape.connections.items()
@@ -67,8 +71,9 @@ def load(file: Path) -> GatewayConfig:
     problems.raise_first()
     return GatewayConfig(
         file=file,
-        gateway=_options(shape.gateway, directory, listen),
+        gateway=_options(shape.gateway, directory, listen, interfaces),
         endpoint=_endpoint(shape.gateway),
+        crash=_crash(shape.qcd),
         connections=tuple(connection for connection in connections if connection is not None),
     )
 
@@ -89,7 +94,9 @@ def _shape(file: Path) -> Configuration:
         raise ConfigError(file, key, text, others) from None
 
 
-def _options(section: GatewaySection, directory: Path, listen: tuple[Host, ...]) -> GatewayOptions:
+def _options(
+    section: GatewaySection, directory: Path, listen: tuple[Host, ...], interfaces: tuple[Interface, ...]
+) -> GatewayOptions:
     return GatewayOptions(
         state_dir=directory / section.state_dir,
         control=directory / section.control,
@@ -99,6 +106,7 @@ def _options(section: GatewaySection, directory: Path, listen: tuple[Host, ...])
         plane=section.plane,
         tun=section.tun,
         tun_mtu=section.tun_mtu,
+        tun_addresses=interfaces,
         routes=section.routes,
         unix_local=None if section.unix_local is None else directory / section.unix_local,
         unix_peer=None if section.unix_peer is None else directory / section.unix_peer,
@@ -122,3 +130,8 @@ def _endpoint(section: GatewaySection) -> EndpointConfig:
         init_timeout_s=section.init_timeout,
         retry_cap_s=section.retry_cap,
     )
+
+
+def _crash(section: QcdSection) -> CrashOptions:
+    limits = section.model_dump()
+    return CrashOptions(boot_window_s=limits.pop("boot_window"), **limits)

@@ -7,18 +7,22 @@ import re
 from collections.abc import Iterable
 from ipaddress import (
     IPv4Address,
+    IPv4Interface,
     IPv4Network,
     IPv6Address,
+    IPv6Interface,
     IPv6Network,
     ip_address,
+    ip_interface,
     ip_network,
-    summarize_address_range,
 )
 
+from deadpeer.plane.routes import networks
 from deadpeer.wire import OPAQUE_PORTS, TrafficSelector
 
 Network = IPv4Network | IPv6Network
 Host = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "ah": 51, "icmpv6": 58, "sctp": 132}
@@ -52,6 +56,14 @@ def parse_host(text: str) -> Host:
     return host
 
 
+def parse_interface(text: str) -> Interface:
+    """An address of a device with its prefix, for example 10.0.0.1/24."""
+    try:
+        return ip_interface(text.strip())
+    except ValueError:
+        raise ValueError(f"{text!r} is not an address with a prefix; write for example 10.0.0.1/24") from None
+
+
 def parse_networks(entries: Iterable[str]) -> tuple[Network, ...]:
     """Addresses and networks of one end point; empty is any. "%any", "%any4", "%any6" as in swanctl.conf."""
     words = [entry.strip() for entry in entries]
@@ -83,22 +95,12 @@ def parse_selector(text: str) -> TrafficSelector | None:
     return TrafficSelector(protocol, ports[0], ports[1], start, end)
 
 
-def selector_networks(selector: TrafficSelector) -> list[Network]:
-    """The fewest networks that together are the selector's address range, for routes."""
-    start, end = selector.start, selector.end
-    if isinstance(start, IPv4Address) and isinstance(end, IPv4Address):
-        return list(summarize_address_range(start, end))
-    if isinstance(start, IPv6Address) and isinstance(end, IPv6Address):
-        return list(summarize_address_range(start, end))
-    raise ValueError("a traffic selector of two IP versions")
-
-
 def show_selector(selector: TrafficSelector | None) -> str:
     """The selector as `parse_selector` reads it."""
     if selector is None:
         return "dynamic"
-    networks = selector_networks(selector)
-    where = str(networks[0]) if len(networks) == 1 else f"{selector.start}-{selector.end}"
+    spans = networks((selector,))
+    where = str(spans[0]) if len(spans) == 1 else f"{selector.start}-{selector.end}"
     low, high = selector.start_port, selector.end_port
     if selector.ip_protocol == 0 and (low, high) == _ANY_PORTS:
         return where

@@ -22,7 +22,16 @@ from deadpeer.wire import Protocol, TrafficSelector
 
 from .credentials import resolve_auth
 from .errors import Problem, Problems
-from .notation import Host, Network, parse_host, parse_networks, parse_selector, show_selector
+from .notation import (
+    Host,
+    Interface,
+    Network,
+    parse_host,
+    parse_interface,
+    parse_networks,
+    parse_selector,
+    show_selector,
+)
 from .schema import ChildSection, ConnectionSection, GatewaySection
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", re.ASCII)
@@ -37,6 +46,14 @@ _DEFAULTS: Mapping[Protocol, Sequence[ProposalTemplate]] = {
 def resolve_listen(gateway: GatewaySection, problems: Problems) -> tuple[Host, ...]:
     """The addresses to open sockets on, each once; empty is every address of the host."""
     return problems.get("gateway.listen", lambda: _listen(gateway.listen)) or ()
+
+
+def resolve_interfaces(gateway: GatewaySection, problems: Problems) -> tuple[Interface, ...]:
+    """The addresses of the TUN device."""
+    return (
+        problems.get("gateway.tun_addresses", lambda: tuple(map(parse_interface, gateway.tun_addresses)))
+        or ()
+    )
 
 
 def check_gateway(gateway: GatewaySection, directory: Path, problems: Problems) -> None:

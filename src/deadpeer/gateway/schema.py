@@ -29,6 +29,7 @@ Seconds = Annotated[float, BeforeValidator(parse_time)]
 Strings = Annotated[list[str], BeforeValidator(_one_or_many)]
 Text = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Rate = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
@@ -71,6 +72,9 @@ class GatewaySection(Section):
     )
     tun: Text = _key("deadpeer0", "Name of the TUN device.", '"deadpeer0"', max_length=15)
     tun_mtu: int = _key(1400, "MTU of the TUN device, octets.", "1400", ge=576, le=65535)
+    tun_addresses: Strings = _key(
+        [], "Addresses to give to the TUN device, with the length of their prefix.", '["10.0.0.1/24"]'
+    )
     routes: bool = _key(
         True,
         "Set routes into the TUN device for the remote traffic selectors of trapped and installed children.",
@@ -292,7 +296,33 @@ class ConnectionSection(Section):
 
 
 class QcdSection(Section):
-    """Quick crash detection: the answers that this gateway gives to packets for SAs it does not know."""
+    """Limits of answers to strangers, and of what their news can cause. Rates are per second."""
+
+    boot_window: Seconds = _key(
+        120.0,
+        "For so long after a boot the limits per source and in total are boot_factor times as large; 0: not.",
+        '"2m"',
+    )
+    boot_factor: Rate = _key(10.0, "How much freer the limits are soon after a boot.", "10.0", ge=1)
+    source_rate: Rate = _key(4.0, "Answers to one source (an IPv4 address, an IPv6 /64).", "4.0")
+    source_burst: Rate = _key(12.0, "The same, at once.", "12.0", ge=1)
+    spi_rate: Rate = _key(2.0, "Answers about one SPI.", "2.0")
+    spi_burst: Rate = _key(4.0, "The same, at once.", "4.0", ge=1)
+    total_rate: Rate = _key(200.0, "Answers with tokens, for SPIs of an ended epoch.", "200.0")
+    total_burst: Rate = _key(400.0, "The same, at once.", "400.0", ge=1)
+    recent_rate: Rate = _key(20.0, "Answers with tokens, for SPIs of this epoch.", "20.0")
+    recent_burst: Rate = _key(40.0, "The same, at once.", "40.0", ge=1)
+    esp_rate: Rate = _key(200.0, "Unprotected INVALID_SPI.", "200.0")
+    esp_burst: Rate = _key(400.0, "The same, at once.", "400.0", ge=1)
+    garbage_rate: Rate = _key(10.0, "Answers, without tokens, for SPIs that we never chose.", "10.0")
+    garbage_burst: Rate = _key(20.0, "The same, at once.", "20.0", ge=1)
+    probe_rate: Rate = _key(1.0, "Liveness checks of one SA that hints cause.", "1.0")
+    probe_burst: Rate = _key(3.0, "The same, at once.", "3.0", ge=1)
+    lost_child_rate: Rate = _key(1.0, "Children replaced at the peer's word, for each SA.", "1.0")
+    lost_child_burst: Rate = _key(3.0, "The same, at once.", "3.0", ge=1)
+    renewals_at_once: int = _key(
+        64, "Before a rotation: how many SAs renew their tokens at the same time.", "64", ge=1, le=10**6
+    )
 
 
 class Configuration(Section):

@@ -1,0 +1,23 @@
+"""`deadpeer rotate`: make a new generation of the QCD token secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .asking import ask, print_text
+from .parser import add_control, add_json
+
+
+def add_parser(commands: Any) -> Any:
+    """Add the command to what `add_subparsers` returned."""
+    parser = commands.add_parser(
+        "rotate",
+        help="make a new generation of the QCD token secret",
+        description="Make a new secret for QCD tokens. The three older ones stay good; SAs"
+        " whose tokens would become unrecoverable get new ones first.",
+        epilog="example:\n  deadpeer rotate --control /run/deadpeer/control.sock\n",
+    )
+    add_control(parser)
+    add_json(parser)
+    parser.set_defaults(run=lambda args: ask("rotate", args, print_text))
+    return parser

@@ -1,0 +1,271 @@
+"""The gateway process, from its configuration to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deadpeer.assembly import build_endpoint
+from deadpeer.crash.boot import StateError
+from deadpeer.crypto import SystemEntropy
+from deadpeer.ike.io import Event, ExtensionCommand, Field, Initiate, Rekey, Reload, Terminate
+from deadpeer.plane.engine import EspEngine
+from deadpeer.plane.host import Host as PlaneHost
+from deadpeer.plane.host import PlaneError
+from deadpeer.plane.tun import TunDevice, local_addresses
+from deadpeer.plane.unix import UnixHost
+from deadpeer.values import Now
+
+from .config import GatewayConfig, load
+from .control import ControlServer, Reply
+from .errors import ConfigError, StartError
+from .logs import EventLog, LineWriter, LogFormat, record
+from .notation import Host
+from .process import KeyLogFiles, harden, notify_service_manager
+from .routes import RouteKeeper
+from .runtime import Runtime, TaggedCommand, clock
+from .sockets import open_sockets
+from .state import StateDirectory
+
+GOODBYE_S = 2.0
+"""How long the peers get to answer our DELETEs when we are told to stop."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run(file: Path, *, log_format: LogFormat = "text", keylog: Path | None = None) -> int:
+    """Run the gateway in the foreground until SIGTERM, SIGINT or a "stop" command. Returns 0.
+
+    Events go to standard output, one a line. Raises ConfigError or StartError if it can't start.
+    """
+    config = load(file)
+    harden()
+    writer = LineWriter(sys.stdout.buffer)
+    try:
+        log = EventLog(writer, config.gateway.log_level, log_format, colour=sys.stdout.isatty())
+        asyncio.run(Daemon(config, log, writer, keylog).run())
+    finally:
+        writer.close()
+    return 0
+
+
+class Daemon:
+    """One life of the gateway."""
+
+    def __init__(
+        self, config: GatewayConfig, log: EventLog, writer: LineWriter, keylog: Path | None = None
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._writer = writer
+        self._keylog = None if keylog is None else KeyLogFiles(keylog)
+        self._stop = asyncio.Event()
+        self._control: ControlServer | None = None
+        self._runtime: Runtime | None = None
+
+    async def run(self) -> None:
+        """Start, serve, say goodbye."""
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            for number in _SIGNALS:
+                loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            await self._start(stack)
+            await self._stop.wait()
+            self._report(clock(), Event("stopping", {}, "notice"))
+            notify_service_manager("STOPPING=1")
+            await self._goodbye()
+        self._report(clock(), Event("stopped", {}, "notice"))
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        options, file = self._config.gateway, self._config.file
+        state = stack.enter_context(StateDirectory(options.state_dir, file))
+        hosts = options.listen or _all_addresses(file)
+        sockets = open_sockets(hosts, options.port, options.port_nat_t, options.receive_buffer, file)
+        stack.callback(sockets.close)
+        plane = _open_plane(self._config)
+        stack.callback(plane.close)
+        entropy = SystemEntropy()
+        runtime = Runtime(
+            sockets=sockets,
+            port_nat_t=options.port_nat_t,
+            engine=EspEngine(entropy, hold_packets=options.hold_packets),
+            host=plane,
+            routes=RouteKeeper(plane, _sources(self._config, hosts)) if options.routes else None,
+            store=state.store,
+            keylog=self._keylog,
+            report=self._report,
+        )
+        self._runtime = runtime
+        stack.callback(runtime.stop)
+        control = ControlServer(options.control, self._handle, file)
+        await control.start()
+        stack.push_async_callback(control.close)
+        self._control = control
+        if self._keylog is not None:
+            fields: dict[str, Field] = {
+                "text": "KEYS OF ALL SAs ARE BEING WRITTEN TO A FILE; never do this in use"
+            }
+            self._report(clock(), Event("keylog", fields, "warning"))
+        endpoint_config = replace(
+            self._config.endpoint,
+            local_hosts=tuple(str(host) for host in hosts),
+            keylog=self._keylog is not None,
+        )
+        try:
+            endpoint = build_endpoint(
+                clock(), endpoint_config, self._config.connections, entropy, state.store, self._config.crash
+            )
+        except StateError as error:
+            raise ConfigError(file, "gateway.state_dir", f"{options.state_dir}: {error}") from None
+        except OSError as error:
+            raise ConfigError(
+                file,
+                "gateway.state_dir",
+                f"{options.state_dir} can't be written: {(error.strerror or str(error)).lower()}; make room"
+                " or name another directory",
+            ) from None
+        self._report(clock(), Event("ready", self._ready(hosts), "notice"))
+        notify_service_manager("READY=1")
+        runtime.attach(endpoint)
+
+    def _ready(self, hosts: Sequence[Host]) -> Mapping[str, Field]:
+        options = self._config.gateway
+        return {
+            "pid": os.getpid(),
+            "listen": [str(host) for host in hosts],
+            "port": options.port,
+            "port_nat_t": options.port_nat_t,
+            "control": str(options.control),
+            "connections": [connection.name for connection in self._config.connections],
+        }
+
+    async def _goodbye(self) -> None:
+        runtime = self._runtime
+        if runtime is None:
+            return
+        runtime.shutdown()
+        try:
+            await asyncio.wait_for(runtime.down.wait(), GOODBYE_S)
+        except TimeoutError:
+            self._report(clock(), Event("goodbye_unanswered", {"after_s": GOODBYE_S}, "notice"))
+
+    def _report(self, now: Now, event: Event) -> None:
+        self._log.write(now, event)
+        if self._control is not None:
+            self._control.publish(record(now, event))
+
+    # Commands
+
+    def _on_hangup(self) -> None:
+        self._reload()
+
+    def _reload(self) -> Reply:
+        """Take the connections of the file as it is now; a file that can't be used changes nothing."""
+        try:
+            new = load(self._config.file)
+        except ConfigError as error:
+            self._report(clock(), Event("reload_failed", {"error": str(error)}, "warning"))
+            return Reply(False, str(error))
+        runtime = self._runtime
+        if runtime is None:
+            return Reply(False, "the gateway is still starting; try again")
+        fields: dict[str, Field] = {"connections": [c.name for c in new.connections]}
+        unchanged = replace(new.gateway, log_level=self._config.gateway.log_level) == self._config.gateway
+        if not unchanged or new.endpoint != self._config.endpoint or new.crash != self._config.crash:
+            fields["restart_needed"] = (
+                "what changed in [gateway] and [qcd], log_level aside, waits for a restart"
+            )
+        self._log.level = new.gateway.log_level
+        runtime.reload(Reload(new.connections))
+        self._report(clock(), Event("reload", fields, "notice"))
+        text = f"{len(new.connections)} connections" + (
+            "; restart needed" if "restart_needed" in fields else ""
+        )
+        return Reply(True, text)
+
+    async def _handle(self, command: str, args: Mapping[str, Any]) -> Reply:
+        runtime = self._runtime
+        if runtime is None:
+            return Reply(False, "the gateway is still starting; try again")
+        match command:
+            case "up" | "down" | "rekey":
+                return await self._on_connection(runtime, command, args)
+            case "rotate":
+                return await _outcome(runtime, lambda tag: ExtensionCommand("qcd", "rotate", tag))
+            case "sas":
+                now = clock()
+                return Reply(True, data={"sas": runtime.sas(now), "mono_ns": now.mono_ns})
+            case "counters":
+                return Reply(
+                    True, data={"counters": runtime.all_counters() | {"log": dict(self._writer.counters)}}
+                )
+            case "reload":
+                return self._reload()
+            case "stop":
+                self._stop.set()
+                return Reply(True, "stopping")
+        return Reply(False, f"there is no command {command!r}")
+
+    async def _on_connection(self, runtime: Runtime, command: str, args: Mapping[str, Any]) -> Reply:
+        name, child = args.get("connection"), args.get("child")
+        if not isinstance(name, str) or not isinstance(child, str | None):
+            return Reply(False, f"{command} needs the name of a connection, and perhaps of a child")
+        make: dict[str, TaggedCommand] = {
+            "up": lambda tag: Initiate(name, child, tag),
+            "down": lambda tag: Terminate(name, child, tag),
+            "rekey": lambda tag: Rekey(name, child, tag),
+        }
+        return await _outcome(runtime, make[command])
+
+
+async def _outcome(runtime: Runtime, make: TaggedCommand) -> Reply:
+    done = await runtime.command(make)
+    return Reply(done.ok, done.text)
+
+
+def _all_addresses(file: Path) -> tuple[Host, ...]:
+    try:
+        found = local_addresses()
+    except PlaneError as error:
+        raise ConfigError(file, "gateway.listen", f"is empty, and {error}") from None
+    if not found:
+        raise ConfigError(
+            file,
+            "gateway.listen",
+            "is empty, and this host has no address but loopback and link-local ones; name the addresses, for"
+            ' example: listen = ["127.0.0.1"]',
+        )
+    return found
+
+
+def _sources(config: GatewayConfig, hosts: Sequence[Host]) -> tuple[Host, ...]:
+    """Our addresses, to choose the source of inner packets from: those of the TUN device first."""
+    own = tuple(interface.ip for interface in config.gateway.tun_addresses)
+    if config.gateway.plane != "tun":
+        return own
+    try:
+        return (*own, *local_addresses())
+    except PlaneError:
+        return (*own, *hosts)
+
+
+def _open_plane(config: GatewayConfig) -> PlaneHost:
+    options = config.gateway
+    if options.plane == "tun":
+        try:
+            return TunDevice(options.tun, mtu=options.tun_mtu, addresses=options.tun_addresses)
+        except PlaneError as error:
+            raise ConfigError(config.file, "gateway.tun", str(error)) from None
+    if options.unix_local is None or options.unix_peer is None:
+        raise StartError(f"{config.file}: gateway.unix_local: is missing; name the gateway's end")
+    try:
+        return UnixHost(options.unix_local, options.unix_peer)
+    except PlaneError as error:
+        raise ConfigError(config.file, "gateway.unix_local", str(error)) from None

@@ -1,0 +1,339 @@
+"""The pump between the world and the protocol core: sockets, data plane, timer, state, events.
+
+One rule holds everywhere: one mutation, then drain. Each datagram, packet, report, command or timeout is
+handed over; then all outputs are obeyed in their order (what is to be persisted is durable before anything
+that follows is sent); then one timer is set for the earliest deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol, TypeVarTuple
+
+from deadpeer.ike.io import (
+    CommandDone,
+    Event,
+    ExtensionCommand,
+    Field,
+    Initiate,
+    Input,
+    KeyLog,
+    Output,
+    Persist,
+    Plane,
+    Rekey,
+    Reload,
+    Shutdown,
+    Terminate,
+    Timeout,
+    Transmit,
+)
+from deadpeer.plane.engine import EspEngine
+from deadpeer.plane.host import Host, PlaneError
+from deadpeer.plane.unix import UnixHost
+from deadpeer.store import Store
+from deadpeer.values import NS_PER_S, Datagram, Deadline, Now
+from deadpeer.wire import UdpKind, classify
+
+from .process import KeyLogFiles
+from .routes import RouteKeeper
+from .sockets import DRAIN, UdpSocket, UdpSockets
+
+_FLUSH_S = 0.001
+_FRAMES = 6
+_AFTER_ERROR_NS = 100_000_000
+Args = TypeVarTuple("Args")
+
+TaggedCommand = Callable[[int], Initiate | Terminate | Rekey | ExtensionCommand]
+
+
+class Core(Protocol):
+    """What the runtime needs of an `ike.endpoint.Endpoint`."""
+
+    @property
+    def counters(self) -> Counter[str]: ...
+    def sizes(self) -> dict[str, int]: ...
+    def handle(self, now: Now, item: Input) -> None: ...
+    def poll(self) -> Output | None: ...
+    def deadline(self) -> Deadline | None: ...
+    def snapshot(self, now: Now) -> list[dict[str, object]]: ...
+
+
+def clock() -> Now:
+    """The present moment."""
+    return Now(time.monotonic_ns(), time.time())
+
+
+class Runtime:
+    """Runs an endpoint and a data plane on an asyncio loop.
+
+    `report` gets every event. `attach` gives it the endpoint, whose first outputs it obeys, and starts
+    reading. Nothing that arrives from outside ends it: an exception is reported, counted, and forgotten.
+    """
+
+    def __init__(
+        self,
+        *,
+        sockets: UdpSockets,
+        port_nat_t: int,
+        engine: EspEngine,
+        host: Host,
+        routes: RouteKeeper | None,
+        store: Store,
+        keylog: KeyLogFiles | None,
+        report: Callable[[Now, Event], None],
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self.down = asyncio.Event()
+        """Set when the endpoint has said goodbye to all peers after `shutdown`."""
+        self._sockets = sockets
+        self._port_nat_t = port_nat_t
+        self._engine = engine
+        self._host = host
+        self._routes = routes
+        self._store = store
+        self._keylog = keylog
+        self._report = report
+        self._core: Core | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._flush: asyncio.TimerHandle | None = None
+        self._unwritten: dict[str, bytes] = {}
+        self._seen_errors: set[tuple[str, ...]] = set()
+        self._tags: dict[int, asyncio.Future[CommandDone]] = {}
+        self._last_tag = 0
+        self._not_before_ns = 0
+
+    def attach(self, core: Core) -> None:
+        """Obey what the new endpoint says, and listen from now on."""
+        self._core = core
+        self._settle()
+        for sock in self._sockets:
+            self._loop.add_reader(sock.fileno(), self._on_socket, sock)
+        if self._host.fileno() >= 0:
+            self._loop.add_reader(self._host.fileno(), self._on_host)
+
+    async def command(self, make: TaggedCommand) -> CommandDone:
+        """Give the endpoint a command that `make` builds around a tag; return its outcome."""
+        if self._core is None:
+            return CommandDone(0, ok=False, text="the gateway is still starting; try again")
+        self._last_tag += 1
+        tag = self._last_tag
+        future: asyncio.Future[CommandDone] = self._loop.create_future()
+        self._tags[tag] = future
+        try:
+            self._feed(make(tag))
+            self._settle()
+            return await future
+        finally:
+            self._tags.pop(tag, None)
+
+    def reload(self, command: Reload) -> None:
+        """Use other connections from now on."""
+        self._feed(command)
+        self._settle()
+
+    def shutdown(self) -> None:
+        """Delete every SA politely; `down` is set when that is done."""
+        self._feed(Shutdown())
+        self._settle()
+
+    def sas(self, now: Now) -> list[dict[str, Any]]:
+        """The endpoint's SAs, each child with what it has carried."""
+        snapshot: list[dict[str, Any]] = self._core.snapshot(now) if self._core is not None else []
+        for sa in snapshot:
+            for child in sa["children"]:
+                carried = self._engine.counters(child["number"])
+                if carried is not None:
+                    child["traffic"] = asdict(carried)
+        return snapshot
+
+    def all_counters(self) -> dict[str, dict[str, int]]:
+        """Every count there is, by where it was counted."""
+        return {
+            "endpoint": _sorted(self._core.counters if self._core is not None else {}),
+            "tables": _sorted(self._core.sizes() if self._core is not None else {}),
+            "esp_dropped": _sorted(self._engine.drops),
+            "gateway": _sorted(self.counters),
+            "udp": _sorted(self._sockets.counters()),
+        }
+
+    def stop(self) -> None:
+        """Stop reading and cancel the timer. What was opened is closed by who opened it."""
+        for sock in self._sockets:
+            self._loop.remove_reader(sock.fileno())
+        if self._host.fileno() >= 0:
+            self._loop.remove_reader(self._host.fileno())
+        for timer in (self._timer, self._flush):
+            if timer is not None:
+                timer.cancel()
+
+    # Inputs
+
+    def _on_socket(self, sock: UdpSocket) -> None:
+        for datagram in sock.receive():
+            self._guard("datagram", self._receive, datagram)
+        self._settle()
+
+    def _receive(self, datagram: Datagram) -> None:
+        if datagram.local.port == self._port_nat_t:
+            kind = classify(datagram.payload, port_4500=True)
+            if kind is UdpKind.ESP:
+                now_ns = time.monotonic_ns()
+                self._engine.inbound(now_ns, datagram.payload, datagram.local, datagram.remote)
+                self._drain()
+                return
+            if kind is UdpKind.KEEPALIVE:
+                self.counters["nat_keepalive_received"] += 1
+                return
+        self._feed(datagram)
+
+    def _on_host(self) -> None:
+        try:
+            for _ in range(DRAIN):
+                packet = self._host.read()
+                if packet is None:
+                    break
+                self.counters["host_received"] += 1
+                self._guard("packet", self._engine.outbound, time.monotonic_ns(), packet)
+                self._drain()
+        except PlaneError as error:
+            # There will never be a packet again: without this the loop would spin.
+            self._loop.remove_reader(self._host.fileno())
+            self._report(clock(), Event("host_lost", {"reason": str(error)}, "warning"))
+        self._settle()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._guard("timer", self._engine.expire, time.monotonic_ns())
+        self._drain()
+        self._feed(Timeout())
+        self._settle()
+
+    def _feed(self, item: Input) -> None:
+        core = self._core
+        if core is not None:
+            self._guard(type(item).__name__.lower(), core.handle, clock(), item)
+        self._drain()
+
+    # Outputs
+
+    def _drain(self) -> None:
+        """Obey all outputs in their order, until endpoint and data plane are both quiet."""
+        while self._drain_core() | self._drain_engine():
+            pass
+
+    def _drain_core(self) -> bool:
+        core, some = self._core, False
+        while core is not None and (output := core.poll()) is not None:
+            some = True
+            self._guard("output", self._obey, output)
+        return some
+
+    def _drain_engine(self) -> bool:
+        while (datagram := self._engine.poll_datagram()) is not None:
+            self._sockets.send(datagram)
+        while (packet := self._engine.poll_packet()) is not None:
+            self.counters["host_sent" if self._host.write(packet) else "host_refused"] += 1
+        some = False
+        while (report := self._engine.poll_report()) is not None:
+            some = True
+            core = self._core
+            if core is not None:
+                self._guard("report", core.handle, clock(), report)
+        return some
+
+    def _obey(self, output: Output) -> None:
+        match output:
+            case Transmit():
+                self._transmit(output)
+            case Plane():
+                self._engine.apply(time.monotonic_ns(), output.op)
+                for event in self._routes.apply(output.op) if self._routes is not None else ():
+                    self._report(clock(), event)
+            case Persist():
+                self._unwritten[output.name] = output.data
+                self._write()
+            case Event():
+                self._report(clock(), output)
+                if output.kind == "shutdown_done":
+                    self.down.set()
+            case CommandDone():
+                future = self._tags.pop(output.tag, None)
+                if future is not None and not future.done():
+                    future.set_result(output)
+            case KeyLog():
+                if self._keylog is not None:
+                    self._keylog.write(output)
+
+    def _transmit(self, output: Transmit) -> None:
+        if self._unwritten and not self._write():
+            # It may rest on what could not be made durable: lost now, retransmitted later.
+            self.counters["transmit_held_by_state"] += 1
+            return
+        self.counters["transmit_" + output.reason] += 1
+        self._sockets.send(output.datagram)
+
+    def _write(self) -> bool:
+        for name in list(self._unwritten):
+            try:
+                self._store.put(name, self._unwritten[name])
+            except OSError as error:
+                self.counters["state_write_failed"] += 1
+                fields = {"name": name, "reason": error.strerror or str(error)}
+                self._report(clock(), Event("state_write_failed", fields, "warning"))
+                return False
+            del self._unwritten[name]
+        return True
+
+    # Time
+
+    def _settle(self) -> None:
+        """After any input: everything obeyed, the timer set for what comes first."""
+        self._drain()
+        if isinstance(self._host, UnixHost) and self._host.waiting and self._flush is None:
+            self._flush = self._loop.call_later(_FLUSH_S, self._on_flush)
+        deadlines = [self._engine.deadline()]
+        if self._core is not None:
+            deadlines.append(self._core.deadline())
+        due = min((d.at_ns for d in deadlines if d is not None), default=None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if due is not None:
+            # A deadline that an error left in the past must not make the loop spin.
+            self._timer = self._loop.call_at(max(due, self._not_before_ns) / NS_PER_S, self._on_timer)
+
+    def _on_flush(self) -> None:
+        self._flush = None
+        if isinstance(self._host, UnixHost):
+            self._host.flush()
+        self._settle()
+
+    def _guard(self, what: str, work: Callable[[*Args], None], *args: *Args) -> None:
+        """Do the work. An exception is a mistake of ours: reported once for each place, without its text,
+        which might quote what a peer or a file holds.
+        """
+        try:
+            work(*args)
+        except Exception as error:
+            self.counters[f"exception_{what}"] += 1
+            self._not_before_ns = time.monotonic_ns() + _AFTER_ERROR_NS
+            frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+            places = tuple(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames)
+            key = (type(error).__name__, *places)
+            if key in self._seen_errors or len(self._seen_errors) >= 1000:
+                return
+            self._seen_errors.add(key)
+            fields: dict[str, Field] = {"during": what, "error": type(error).__name__, "at": list(places)}
+            self._report(clock(), Event("internal_error", fields, "warning"))
+
+
+def _sorted(counters: Mapping[str, int]) -> dict[str, int]:
+    return {str(name): counters[name] for name in sorted(counters)}

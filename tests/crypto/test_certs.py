@@ -1,5 +1,6 @@
 """Certificates: chains that hold, every way in which one must not, and who a certificate speaks for."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +17,12 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.crypto.pki import DAY, NOW, certificate, is_ca, key, leaf, root, usage
 
 from deadpeer.crypto import (
+    AuthFailure,
     CertificateError,
     CredentialError,
     Identity,
@@ -28,6 +32,7 @@ from deadpeer.crypto import (
     certificate_matches,
     load_certificates,
     load_private_key,
+    verify_signature,
 )
 from deadpeer.crypto import certs as certs_module
 
@@ -322,6 +327,47 @@ def test_private_keys_that_are_refused() -> None:
     ):
         with pytest.raises(CredentialError, match=reason):
             load_private_key(octets, password)
+
+
+FULL = leaf(
+    extensions=[
+        (x509.SubjectAlternativeName([x509.DNSName("moon.example.org")]), False),
+        usage(sign=True),
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+    ]
+).public_bytes(Encoding.DER)
+
+
+@settings(max_examples=400)
+@given(st.lists(st.tuples(st.integers(0, len(FULL) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_mutated_certificate_raises_nothing_but_our_errors(changes: list[tuple[int, int]]) -> None:
+    octets = bytearray(FULL)
+    for at, value in changes:
+        octets[at] = value
+    try:
+        (mutant,) = load_certificates(bytes(octets))
+    except CertificateError:
+        return
+    certificate_matches(mutant, Identity.parse("moon.example.org"))
+    certificate_matches(mutant, Identity.parse("CN=moon"))
+    if octets != FULL:
+        # A change outside the signed part can leave the certificate good; then it is the same but for that.
+        with contextlib.suppress(CertificateError):
+            TrustStore([ROOT]).verify(mutant, [mutant], NOW)
+            assert mutant.tbs_certificate_bytes == load_certificates(FULL)[0].tbs_certificate_bytes
+    with pytest.raises(AuthFailure):
+        verify_signature(
+            mutant, 14, b"\x0c" + bytes.fromhex("300a06082a8648ce3d040302") + bytes(70), b"signed"
+        )
+
+
+def test_what_the_library_finds_only_later_is_found_at_once() -> None:
+    for part, instead in ((b"\x13\x07example", b"\x03\x07example"), (b"\x55\x1d\x0f", b"\x55\x1d\x11")):
+        broken = FULL.replace(part, instead) if part in FULL else FULL.replace(b"\x0c" + part[1:], instead)
+        assert broken != FULL
+        with pytest.raises(CertificateError, match="can be read"):
+            load_certificates(broken)
 
 
 def test_a_ca_is_named_by_the_hash_of_its_public_key() -> None:

@@ -46,6 +46,15 @@ MAX_SIGNATURES = 64
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _SIGNATURE_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 
+# What the library raises, at the latest when a part is asked for, where the octets are no proper certificate.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+
 # Critical extensions that are looked at below, or that restrict nothing that matters here.
 _UNDERSTOOD = frozenset(
     {
@@ -72,14 +81,19 @@ _IKE_USAGES = frozenset(
 def load_certificates(octets: bytes) -> tuple[x509.Certificate, ...]:
     """Read a PEM file of one certificate or more, in its order, or one DER certificate.
 
-    Raises CertificateError for what can't be read.
+    Raises CertificateError for what can't be read. The library parses names and extensions only when they are
+    asked for, so they are here: what comes out holds no surprise for later.
     """
     try:
         if b"-----BEGIN" in octets:
-            return tuple(x509.load_pem_x509_certificates(octets))
-        return (x509.load_der_x509_certificate(octets),)
-    except (ValueError, TypeError) as error:
-        raise CertificateError(f"not a certificate: {error}") from None
+            certificates = tuple(x509.load_pem_x509_certificates(octets))
+        else:
+            certificates = (x509.load_der_x509_certificate(octets),)
+        for certificate in certificates:
+            _read_through(certificate)
+    except _UNREADABLE as error:
+        raise CertificateError(f"not a certificate that can be read: {error}") from None
+    return certificates
 
 
 def load_private_key(octets: bytes, password: bytes | None = None) -> PrivateKey:
@@ -138,7 +152,7 @@ def certificate_identities(certificate: x509.Certificate) -> tuple[Identity, ...
     found = [Identity(IdType.DER_DN, certificate.subject.public_bytes())]
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return tuple(found)
     for name in names:
         if isinstance(name, x509.DNSName) and name.value.isascii():
@@ -289,10 +303,15 @@ def _check_any(certificate: x509.Certificate, now: datetime) -> None:
             )
 
 
+def _read_through(certificate: x509.Certificate) -> None:
+    for part in ("subject", "issuer", "extensions", "not_valid_before_utc", "not_valid_after_utc"):
+        getattr(certificate, part)
+
+
 def _extensions(certificate: x509.Certificate) -> x509.Extensions:
     try:
         return certificate.extensions
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except _UNREADABLE:
         raise CertificateError(f"the extensions of {_name(certificate)} can't be read") from None
 
 

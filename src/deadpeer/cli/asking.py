@@ -36,6 +36,8 @@ def ask(name: str, args: argparse.Namespace, show: Show, **request: Any) -> int:
     try:
         answer = call(args.control, name, request, getattr(args, "timeout", 10.0))
     except ControlError as error:
+        if args.json:
+            print_json({"ok": False, "text": str(error)})
         return fail(name, error, FAILED)
     if args.json:
         print_json(answer.get("data") or {"ok": answer["ok"], "text": answer.get("text", "")})

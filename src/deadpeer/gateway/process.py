@@ -22,7 +22,7 @@ def harden() -> None:
     os.umask(0o077)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, MemoryError):
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 

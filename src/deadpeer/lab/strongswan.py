@@ -1,356 +1,203 @@
-"""Drives an unmodified strongSwan (charon) as a peer: start, kill, configure, ask, all with bounded waits.
+"""An unmodified strongSwan (Debian's charon) as a peer inside a network namespace: started, killed, asked.
 
-charon runs its own userspace ESP (kernel-libipsec, TUN device ipsec0) inside a given network namespace and a
-private mount namespace, since its pid file is in /run. Root, Linux and Debian's packages strongswan-charon,
-strongswan-swanctl, libcharon-extra-plugins and libstrongswan-extra-plugins are needed; so is the PyPI package
-`vici`, which is imported when it is first used.
+The kernel here may have no ESP: charon's kernel-libipsec carries it, always UDP-encapsulated on port 4500.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import os
-import re
+import asyncio
+import shlex
 import shutil
-import signal
-import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from deadpeer.lab.options import LabError
+from deadpeer.lab.process import Process, launch, run
 
 CHARON = Path("/usr/lib/ipsec/charon")
+SWANCTL = "swanctl"
 PLUGINS = (
-    "random nonce openssl pem pkcs1 pkcs8 x509 pubkey hmac kdf sha2 sha1 gcm aes chapoly curve25519 "
+    "random nonce openssl pem pkcs1 x509 pubkey hmac kdf sha2 sha1 gcm aes curve25519 "
     "kernel-libipsec kernel-netlink socket-default vici updown"
 )
-_LOG_TAIL_LINES = 40
+START_TIMEOUT_S = 10.0
 
 
-class CharonError(RuntimeError):
-    """charon did not do what it was asked to do; the text ends with the tail of its log."""
-
-
-@dataclass(frozen=True, slots=True)
-class CharonChild:
-    """A child SA as charon lists it. SPIs are 8 hexadecimal digits; counters are charon's own."""
-
-    name: str
-    state: str
-    spi_in: str
-    spi_out: str
-    packets_in: int
-    packets_out: int
-    octets_in: int
-    octets_out: int
-    suite: str
-
-
-@dataclass(frozen=True, slots=True)
-class CharonSa:
-    """An IKE SA as charon lists it. SPIs are 16 hexadecimal digits."""
-
-    name: str
-    state: str
-    initiator: bool
-    spi_i: str
-    spi_r: str
-    local: str
-    remote: str
-    nat_local: bool
-    nat_remote: bool
-    suite: str
-    children: tuple[CharonChild, ...] = field(default=())
-
-
-def missing() -> str | None:
-    """Why charon can't be run here, in a few words, or None if it can."""
-    if os.geteuid() != 0:
-        return "needs root"
-    for path in (CHARON, CHARON.parent / "plugins" / "libstrongswan-kernel-libipsec.so"):
-        if not path.exists():
-            return f"needs {path} (Debian: strongswan-charon libcharon-extra-plugins)"
-    for command in ("swanctl", "ip", "unshare"):
-        if shutil.which(command) is None:
-            return f"needs the command {command} (Debian: strongswan-swanctl iproute2 util-linux)"
-    return None if importlib.util.find_spec("vici") else "needs the Python package vici"
+def require_strongswan() -> None:
+    """Raise LabError (usage) if Debian's strongSwan is not installed."""
+    if not CHARON.exists() or shutil.which(SWANCTL) is None:
+        raise LabError(
+            "--peer strongswan needs the Debian packages strongswan-charon, strongswan-swanctl, "
+            "libcharon-extra-plugins and libstrongswan-extra-plugins",
+            usage=True,
+        )
 
 
 class Charon:
-    """One charon in a network namespace, its files in `directory`.
+    """One charon. Its files and its vici socket are in `directory`, which outlives it.
 
-    `settings` are further lines of strongswan.conf's `charon` section by dotted key, for example
-    `{"retransmit_timeout": "1.0", "plugins.kernel-libipsec.foo": "yes"}`; they hold from the next `start`.
-    Every wait is bounded and raises CharonError when it is over.
+    `namespace` is where it runs; its /run is a mount of its own, because charon keeps its pid file there.
     """
 
-    def __init__(
-        self, directory: Path, namespace: str | None, settings: Mapping[str, str] | None = None
-    ) -> None:
-        self.directory = directory
-        self.namespace = namespace
-        self.settings = dict(settings or {})
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, directory: Path, namespace: str) -> None:
+        self._directory = directory
+        self._namespace = namespace
+        self._process: Process | None = None
+        self.log = directory / "charon.log"
+        directory.mkdir(parents=True, exist_ok=True)
 
-    # -- the process
+    @property
+    def uri(self) -> str:
+        return f"unix://{self._directory}/vici"
 
     @property
     def pid(self) -> int:
-        """charon's process id. Raises CharonError if it does not run."""
-        if self._process is None or self._process.poll() is not None:
-            raise CharonError(self._explain("charon does not run"))
-        return self._process.pid
+        return self._running().pid
 
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+    async def start(self) -> None:
+        """Start it and wait until it answers on its socket. Raises LabError."""
+        conf = self._directory / "strongswan.conf"
+        conf.write_text(_strongswan_conf(self._directory, self.log))
+        socket = self._directory / "vici"
+        socket.unlink(missing_ok=True)
+        inside = f"mount -t tmpfs t /run && STRONGSWAN_CONF={shlex.quote(str(conf))} exec {CHARON}"
+        process = self._process = await launch(
+            "charon", ["ip", "netns", "exec", self._namespace, "unshare", "-m", "bash", "-c", inside]
+        )
+        end = time.monotonic() + START_TIMEOUT_S
+        while not socket.exists():
+            if not process.running or time.monotonic() > end:
+                raise LabError(f"charon did not start{process.last_words()}")
+            await asyncio.sleep(0.01)
 
-    def start(self, timeout_s: float = 10.0) -> None:
-        """Start charon and return when its control socket answers. SAs of an earlier one are gone."""
-        if self.running:
-            raise CharonError("charon runs already")
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "strongswan.conf").write_text(self._strongswan_conf())
-        self._socket.unlink(missing_ok=True)
-        environment = {**os.environ, "STRONGSWAN_CONF": str(self.directory / "strongswan.conf")}
-        inside = f"mount -t tmpfs tmpfs /run && exec {CHARON}"
-        command = ["unshare", "--mount", "sh", "-c", inside]
-        if self.namespace is not None:
-            command = ["ip", "netns", "exec", self.namespace, *command]
-        with (self.directory / "charon.out").open("ab") as output:
-            # Each of these programs replaces itself by the next one: the pid is charon's in the end.
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
-            )
-        self._until(self._answers, timeout_s, "charon's control socket does not answer")
+    async def kill(self) -> int:
+        """SIGKILL; the moment it was sent, monotonic ns."""
+        process = self._running()
+        at_ns = time.monotonic_ns()
+        process.kill()
+        await process.stop()
+        return at_ns
 
-    def kill(self) -> None:
-        """SIGKILL: the crash. Returns when the process is gone."""
+    async def stop(self) -> None:
+        """End it politely: it deletes its SAs."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-            self._process = None
+            await self._process.stop()
 
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """SIGTERM, which deletes its SAs; SIGKILL if that takes longer than `timeout_s`."""
-        if self._process is None:
-            return
-        self._process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout_s)
-        self.kill()
-
-    def freeze(self) -> None:
-        """SIGSTOP: alive, and silent."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
-
-    # -- configuration and commands
-
-    def load(self, swanctl_conf: str, timeout_s: float = 10.0) -> None:
-        """Load connections and secrets, a swanctl.conf as text (`swanctl --load-all`).
-
-        Certificates may be named by absolute paths there; private keys go into `private_directory`.
-        """
-        self.private_directory.mkdir(parents=True, exist_ok=True)
-        path = self._swanctl_directory / "swanctl.conf"
+    async def load(self, swanctl_conf: str) -> None:
+        """Replace its connections and secrets by those of a swanctl.conf's text. Raises LabError."""
+        path = self._directory / "swanctl.conf"
+        path.touch(mode=0o600)
         path.write_text(swanctl_conf)
-        path.chmod(0o600)
-        command = ["swanctl", "--load-all", "--file", str(path), "--uri", f"unix://{self._socket}"]
-        environment = {**os.environ, "SWANCTL_DIR": str(self._swanctl_directory)}
+        await self._swanctl("--load-all", "--file", str(path))
+
+    async def initiate(self, child: str) -> None:
+        """Bring up a child SA. Raises LabError if that fails."""
+        await self._swanctl("--initiate", "--child", child)
+
+    async def list_sas(self) -> str:
+        """What swanctl says about its SAs."""
+        return await self._swanctl("--list-sas")
+
+    def log_text(self) -> str:
+        """charon's log so far, of all its lives."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def _running(self) -> Process:
+        if self._process is None:
+            raise LabError("charon was not started")
+        return self._process
+
+    async def _swanctl(self, *words: str) -> str:
+        return await run([SWANCTL, *words, "--uri", self.uri])
+
+
+class LogFollower:
+    """Calls `emit` with each line that charon adds to its log."""
+
+    def __init__(self, path: Path, emit: Callable[[str], None]) -> None:
+        self._path = path
+        self._emit = emit
+        self._offset = 0
+
+    def poll(self) -> None:
+        """Read what is new; complete lines only."""
         try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise CharonError(self._explain("swanctl --load-all takes too long")) from error
-        if done.returncode != 0:
-            raise CharonError(self._explain(f"swanctl --load-all: {done.stdout}{done.stderr}"))
-
-    @property
-    def private_directory(self) -> Path:
-        """Where `load` looks for private keys (PEM)."""
-        return self._swanctl_directory / "private"
-
-    def initiate(self, child: str | None, connection: str | None = None, timeout_s: float = 10.0) -> None:
-        """Bring up a child (with its IKE SA where there is none), or the IKE SA alone if `child` is None."""
-        self._command("initiate", _named(connection, child), timeout_s)
-
-    def terminate(
-        self, connection: str | None = None, child: str | None = None, timeout_s: float = 10.0
-    ) -> None:
-        """Delete IKE SAs or child SAs by name, politely."""
-        self._command("terminate", _named(connection, child), timeout_s)
-
-    def rekey(self, connection: str | None = None, child: str | None = None) -> None:
-        """Begin rekeying IKE SAs or child SAs by name; list_sas shows when it is done."""
-        with self._session(5.0) as session, self._explained("rekey"):
-            session.rekey(_named(connection, child))
-
-    def list_sas(self, connection: str | None = None, timeout_s: float = 5.0) -> list[CharonSa]:
-        """The IKE SAs with their children, of one connection or all."""
-        request = {"ike": connection} if connection else {}
-        with self._session(timeout_s) as session, self._explained("list-sas"):
-            return [_ike_sa(name, raw) for entry in session.list_sas(request) for name, raw in entry.items()]
-
-    # -- the log
-
-    def log(self) -> str:
-        """What charon logged since the directory was made, over all its lives."""
-        path = self.directory / "charon.log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    def wait_for_log(self, pattern: str, timeout_s: float = 10.0, start: int = 0) -> re.Match[str]:
-        """Wait for a regular expression in the log, from character `start` on."""
-        found: list[re.Match[str]] = []
-
-        def look() -> bool:
-            match = re.compile(pattern).search(self.log(), start)
-            found.extend([match] if match else [])
-            return match is not None
-
-        self._until(look, timeout_s, f"charon's log has no {pattern!r}")
-        return found[0]
-
-    # -- beneath
-
-    @property
-    def _socket(self) -> Path:
-        return self.directory / "vici"
-
-    @property
-    def _swanctl_directory(self) -> Path:
-        return self.directory / "swanctl"
-
-    def _strongswan_conf(self) -> str:
-        settings = {
-            "load_modular": "no",
-            "load": PLUGINS,
-            "plugins.vici.socket": f"unix://{self._socket}",
-            "filelog.log.path": str(self.directory / "charon.log"),
-            "filelog.log.append": "yes",
-            "filelog.log.flush_line": "yes",
-            "filelog.log.time_format": "%T",
-            "filelog.log.time_add_ms": "yes",
-            "filelog.log.default": "1",
-            "filelog.log.ike": "2",
-            "filelog.log.cfg": "2",
-            **self.settings,
-        }
-        tree: dict[str, Any] = {}
-        for key, value in settings.items():
-            *sections, last = key.split(".")
-            place = tree
-            for section in sections:
-                place = place.setdefault(section, {})
-            place[last] = value
-        return "\n".join(_section("charon", tree)) + "\n"
-
-    def _answers(self) -> bool:
-        if not self.running:
-            raise CharonError(self._explain("charon ended at its start"))
-        try:
-            with self._session(2.0) as session:
-                session.version()
-        except OSError:
-            return False
-        return True
-
-    @contextlib.contextmanager
-    def _session(self, timeout_s: float) -> Iterator[Any]:
-        import vici
-
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(timeout_s)
-            connection.connect(str(self._socket))
-            yield vici.Session(connection)
-
-    def _command(self, name: str, request: dict[str, str], timeout_s: float) -> None:
-        request |= {"timeout": str(int(timeout_s * 1000)), "loglevel": "-1"}
-        # charon itself keeps the time; ours is only for a charon that hangs.
-        with self._session(timeout_s + 5.0) as session, self._explained(f"{name} {request}"):
-            for _ in getattr(session, name)(request):
-                pass
-
-    @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        import vici.exception
-
-        try:
-            yield
-        except (OSError, vici.exception.CommandException, vici.exception.SessionException) as error:
-            raise CharonError(self._explain(f"{what}: {error}")) from error
-
-    def _until(self, condition: Callable[[], bool], timeout_s: float, otherwise: str) -> None:
-        end = time.monotonic() + timeout_s
-        while not condition():
-            if time.monotonic() > end:
-                raise CharonError(self._explain(f"{otherwise} after {timeout_s:g} s"))
-            time.sleep(0.02)
-
-    def _explain(self, what: str) -> str:
-        output = self.directory / "charon.out"
-        texts = (output.read_text(errors="replace") if output.exists() else "", self.log())
-        tail = "\n".join(line for text in texts for line in text.splitlines()[-_LOG_TAIL_LINES:])
-        return f"{what}\n--- the end of the log in {self.directory}:\n{tail}"
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        end = data.rfind(b"\n") + 1
+        self._offset += end
+        for line in data[:end].decode(errors="replace").splitlines():
+            self._emit(line)
 
 
-def _named(connection: str | None, child: str | None) -> dict[str, str]:
-    named = {"ike": connection, "child": child}
-    return {key: name for key, name in named.items() if name is not None}
+def responder_conf(
+    *,
+    local: str,
+    remote: str,
+    local_id: str,
+    remote_id: str,
+    local_ts: str,
+    remote_ts: str,
+    secret: str,
+    ike: str,
+    esp: str,
+) -> str:
+    """swanctl.conf of a connection by shared key that waits for its peer."""
+    return f"""connections {{
+  lab {{
+    version = 2
+    local_addrs = {local}
+    remote_addrs = {remote}
+    proposals = {ike}
+    encap = yes
+    local {{
+      auth = psk
+      id = {local_id}
+    }}
+    remote {{
+      auth = psk
+      id = {remote_id}
+    }}
+    children {{
+      inner {{
+        local_ts = {local_ts}
+        remote_ts = {remote_ts}
+        esp_proposals = {esp}
+      }}
+    }}
+  }}
+}}
+secrets {{
+  ike-lab {{
+    id-1 = {local_id}
+    id-2 = {remote_id}
+    secret = "{secret}"
+  }}
+}}
+"""
 
 
-def _section(name: str, tree: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    yield f"{indent}{name} {{"
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _section(key, value, indent + "  ")
-        else:
-            yield f"{indent}  {key} = {value}"
-    yield f"{indent}}}"
-
-
-def _ike_sa(name: str, raw: Mapping[str, Any]) -> CharonSa:
-    return CharonSa(
-        name=name,
-        state=_text(raw, "state"),
-        initiator=_text(raw, "initiator") == "yes",
-        spi_i=_text(raw, "initiator-spi"),
-        spi_r=_text(raw, "responder-spi"),
-        local=f"{_text(raw, 'local-host')}[{_text(raw, 'local-port')}]",
-        remote=f"{_text(raw, 'remote-host')}[{_text(raw, 'remote-port')}]",
-        nat_local=_text(raw, "nat-local") == "yes",
-        nat_remote=_text(raw, "nat-remote") == "yes",
-        suite=_suite(raw, "prf-alg"),
-        children=tuple(_child_sa(child) for child in raw.get("child-sas", {}).values()),
-    )
-
-
-def _child_sa(raw: Mapping[str, Any]) -> CharonChild:
-    return CharonChild(
-        name=_text(raw, "name"),
-        state=_text(raw, "state"),
-        spi_in=_text(raw, "spi-in").rjust(8, "0"),
-        spi_out=_text(raw, "spi-out").rjust(8, "0"),
-        packets_in=int(_text(raw, "packets-in") or 0),
-        packets_out=int(_text(raw, "packets-out") or 0),
-        octets_in=int(_text(raw, "bytes-in") or 0),
-        octets_out=int(_text(raw, "bytes-out") or 0),
-        suite=_suite(raw),
-    )
-
-
-def _suite(raw: Mapping[str, Any], *more: str) -> str:
-    parts = [_text(raw, key) for key in ("encr-alg", "encr-keysize", "integ-alg", *more, "dh-group")]
-    return "-".join(part for part in parts if part)
-
-
-def _text(raw: Mapping[str, Any], key: str) -> str:
-    value = raw.get(key, b"")
-    return value.decode(errors="replace") if isinstance(value, bytes) else ""
+def _strongswan_conf(directory: Path, log: Path) -> str:
+    return f"""charon {{
+  load_modular = no
+  load = {PLUGINS}
+  plugins {{
+    vici {{
+      socket = unix://{directory}/vici
+    }}
+  }}
+  filelog {{
+    lab {{
+      path = {log}
+      default = 1
+      ike = 2
+      flush_line = yes
+      append = yes
+    }}
+  }}
+}}
+"""

@@ -1,0 +1,78 @@
+"""What a lab run is asked to do, and what may be wrong with that."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Method = Literal["qcd", "liveness"]
+Peer = Literal["deadpeer", "strongswan"]
+Side = Literal["alice", "bob"]
+
+METHODS: tuple[Method, ...] = ("qcd", "liveness")
+PEERS: tuple[Peer, ...] = ("deadpeer", "strongswan")
+
+PACKET_INTERVAL_MS = 10.0
+"""An inner packet leaves so often."""
+
+LIVENESS_S = 3.0
+"""dpd_timeout and dpd_floor of the method liveness in the lab, seconds. Outside it both are a minute."""
+
+IDLE_PROBE_S = 2.0
+"""dpd_delay of an idle tunnel in the lab, seconds. Outside it, 30 seconds."""
+
+
+class LabError(Exception):
+    """The lab can't do what was asked; the text is one line for a person, with the remedy.
+
+    `usage` tells wrong usage or a missing requirement (exit status 2) from a failed run (1).
+    """
+
+    def __init__(self, text: str, *, usage: bool = False) -> None:
+        super().__init__(text)
+        self.usage = usage
+
+
+@dataclass(frozen=True, slots=True)
+class LabOptions:
+    """One run. Times: `rtt_ms` of the link in milliseconds, `down_s` between kill and restart in seconds.
+
+    `loss` is the probability, in each direction, that the link loses a datagram.
+    """
+
+    method: Method = "qcd"
+    rtt_ms: float = 20.0
+    loss: float = 0.0
+    down_s: float = 1.0
+    idle: bool = False
+    netns: bool = False
+    peer: Peer = "deadpeer"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise LabError for values or combinations that can't be run."""
+        if not (math.isfinite(self.rtt_ms) and 0 <= self.rtt_ms <= 10_000):
+            raise LabError(f"--rtt {self.rtt_ms:g}: must be between 0 and 10000 milliseconds", usage=True)
+        if not 0 <= self.loss < 1:
+            raise LabError(f"--loss {self.loss:g}: must be a probability, from 0 to below 1", usage=True)
+        if not (math.isfinite(self.down_s) and 0 <= self.down_s <= 3600):
+            raise LabError(f"--down {self.down_s:g}: must be between 0 and 3600 seconds", usage=True)
+        if self.peer == "strongswan" and self.method == "qcd":
+            raise LabError(
+                "--method qcd needs a peer that makes tokens; strongSwan does not: add --method liveness",
+                usage=True,
+            )
+
+    @property
+    def bound_s(self) -> float:
+        """Seconds within which the tunnel must have recovered, from the moment Bob can answer again.
+
+        Generous: it ends a run that hangs; how good a recovery was is for the one who reads the numbers.
+        """
+        handshake = 10 + self.rtt_ms / 1000 * 10 + (20 if self.loss else 0)
+        return (
+            handshake
+            + (3 * LIVENESS_S if self.method == "liveness" else 0)
+            + (2 * IDLE_PROBE_S if self.idle else 0)
+        )

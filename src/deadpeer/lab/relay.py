@@ -1,0 +1,186 @@
+"""The relay process between two gateways: `python -m deadpeer.lab.relay CONFIG`, CONFIG being JSON text.
+
+For each lane it has a pair of UDP sockets: one faces Alice and has the address that she takes for Bob's,
+one faces Bob. It adds the round trip time and the loss, and writes what a bystander sees as lines of JSON
+to stdout. Writing never delays forwarding: a reader that falls behind loses trace lines, and the count of
+them is in the statistics, which are the last line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import select
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deadpeer.lab.child import Bucket, LineWriter, exact_timers, stop_signal
+from deadpeer.lab.link import Link, Passing, PlainPolicy
+from deadpeer.lab.trace import EspSeen, Lane, OtherSeen, Sighting, Way, look
+from deadpeer.values import Address
+
+MAX_DATAGRAM = 65_535
+DRAIN = 64
+"""Datagrams taken from a socket before the others and the deadlines get their turn."""
+
+ESP_LINES_PER_S = 1000
+"""Trace lines a second for ESP and garbage. IKE is always traced: it is rare."""
+
+SOCKET_BUFFER = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One side of a lane: where the relay listens, and the gateway that it talks to from there."""
+
+    bind: Address
+    peer: Address
+
+
+@dataclass(frozen=True, slots=True)
+class RelayConfig:
+    """`lanes` maps each lane to (the face towards Alice, the face towards Bob)."""
+
+    rtt_ms: float
+    loss: float
+    seed: int
+    lanes: dict[Lane, tuple[Face, Face]]
+
+    def to_json(self) -> str:
+        lanes = {lane.value: [_face_record(face) for face in faces] for lane, faces in self.lanes.items()}
+        return json.dumps({"rtt_ms": self.rtt_ms, "loss": self.loss, "seed": self.seed, "lanes": lanes})
+
+    @classmethod
+    def from_json(cls, text: str) -> RelayConfig:
+        record = json.loads(text)
+        lanes = {Lane(name): (_face(alice), _face(bob)) for name, (alice, bob) in record["lanes"].items()}
+        return cls(float(record["rtt_ms"]), float(record["loss"]), int(record["seed"]), lanes)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run until SIGTERM or SIGINT."""
+    config = RelayConfig.from_json(argv[0])
+    stop = stop_signal()
+    exact_timers()
+    with contextlib.ExitStack() as stack:
+        relay = Relay(config, stack)
+        relay.run(stop)
+        relay.finish()
+    return 0
+
+
+class Relay:
+    """The loop: deliver what is due, then sleep in select() until the next one or the next datagram."""
+
+    def __init__(self, config: RelayConfig, stack: contextlib.ExitStack) -> None:
+        self._link = Link(PlainPolicy(config.rtt_ms, config.loss, config.seed))
+        self._out = LineWriter(sys.stdout.fileno())
+        self._stats: Counter[str] = Counter()
+        self._late_ns = 0
+        self._esp_lines = Bucket(ESP_LINES_PER_S)
+        self._incoming: dict[socket.socket, tuple[Way, Lane, Address]] = {}
+        self._outgoing: dict[tuple[Way, Lane], tuple[socket.socket, Address]] = {}
+        for lane, (alice, bob) in config.lanes.items():
+            to_alice, to_bob = (stack.enter_context(_bound(face.bind)) for face in (alice, bob))
+            self._incoming[to_alice] = (Way.TO_BOB, lane, alice.peer)
+            self._incoming[to_bob] = (Way.TO_ALICE, lane, bob.peer)
+            self._outgoing[Way.TO_BOB, lane] = (to_bob, bob.peer)
+            self._outgoing[Way.TO_ALICE, lane] = (to_alice, alice.peer)
+
+    def run(self, stop: int) -> None:
+        """Relay until the descriptor `stop` is readable."""
+        self._out.put(json.dumps({"event": "ready", "mono_ns": time.monotonic_ns()}))
+        while True:
+            self._deliver()
+            self._out.flush()
+            readable = self._wait(stop)
+            if stop in readable:
+                return
+            for sock in self._incoming:
+                if sock in readable:
+                    self._take(sock)
+
+    def finish(self) -> None:
+        """Write the statistics, and wait a moment for the reader to take what is left."""
+        stats = {**self._stats, "trace_lost": self._out.lost, "latest_us": self._late_ns // 1000}
+        self._out.put(json.dumps({"event": "stats", "mono_ns": time.monotonic_ns(), "stats": stats}))
+        self._out.drain(1.0)
+
+    def _wait(self, stop: int) -> Sequence[socket.socket | int]:
+        next_ns = self._link.next_ns
+        timeout = None if next_ns is None else max(0.0, (next_ns - time.monotonic_ns()) / 1e9)
+        writers = [self._out.fd] if self._out.waiting else []
+        sources: list[socket.socket | int] = [stop, *self._incoming]
+        readable, _, _ = select.select(sources, writers, [], timeout)
+        return readable
+
+    def _take(self, sock: socket.socket) -> None:
+        way, lane, peer = self._incoming[sock]
+        for payload, source, now_ns in _drain(sock):
+            if source != peer:
+                self._stats["stranger"] += 1
+                continue
+            passing = Passing(way, lane, payload, now_ns)
+            self._stats[f"{way} arrived"] += 1
+            if not self._link.offer(passing):
+                self._stats[f"{way} lost"] += 1
+                self._trace(way, lane, payload, now_ns, None)
+
+    def _deliver(self) -> None:
+        for delivery, passing in self._link.due(time.monotonic_ns()):
+            sock, peer = self._outgoing[delivery.way, delivery.lane]
+            try:
+                sock.sendto(delivery.payload, peer)
+            except OSError as error:
+                # The far gateway is dead (ECONNREFUSED) or the kernel has no room: lost, like on any link.
+                self._stats[f"{delivery.way} {error.strerror or 'error'}"] += 1
+            else:
+                self._stats[f"{delivery.way} delivered"] += 1
+            now_ns = time.monotonic_ns()
+            self._late_ns = max(self._late_ns, now_ns - delivery.at_ns)
+            self._trace(delivery.way, delivery.lane, delivery.payload, passing.arrived_ns, now_ns)
+
+    def _trace(self, way: Way, lane: Lane, payload: bytes, arrived_ns: int, delivered_ns: int | None) -> None:
+        seen = look(payload, lane)
+        if isinstance(seen, EspSeen | OtherSeen) and not self._esp_lines.take(delivered_ns or arrived_ns):
+            self._out.lost += 1
+            return
+        self._out.put(Sighting(way, lane, len(payload), arrived_ns, delivered_ns, seen).to_json())
+
+
+def _drain(sock: socket.socket) -> Iterator[tuple[bytes, Address, int]]:
+    for _ in range(DRAIN):
+        try:
+            payload, source = sock.recvfrom(MAX_DATAGRAM)
+        except BlockingIOError:
+            return
+        except OSError:
+            continue  # an ICMP error about an earlier datagram
+        yield payload, Address(*source[:2]), time.monotonic_ns()
+
+
+def _bound(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+    sock.bind(address)
+    return sock
+
+
+def _face(record: dict[str, Any]) -> Face:
+    return Face(Address(*record["bind"]), Address(*record["peer"]))
+
+
+def _face_record(face: Face) -> dict[str, Any]:
+    return {"bind": list(face.bind), "peer": list(face.peer)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

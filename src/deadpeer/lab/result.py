@@ -1,0 +1,184 @@
+"""The numbers of a run, and the sentence that says what they mean. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from deadpeer.lab.options import LIVENESS_S, LabOptions, Method
+from deadpeer.lab.recording import SideEvent
+from deadpeer.lab.traffic import TrafficLog
+
+STRONGSWAN_DEFAULT_S = 174
+"""Seconds until traffic was back after a strongSwan peer with default timers had restarted, measured."""
+
+PROOF_OF: dict[Method, str] = {"qcd": "qcd-token", "liveness": "liveness"}
+"""The kind of proof that each method is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """When things happened, monotonic ns. None: they did not."""
+
+    killed_ns: int
+    ready_ns: int
+    recovered_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One run. Times in milliseconds count from the moment that Bob could answer again.
+
+    Negative: it happened before. `detect_ms` ends with the verdict, `recover_ms` with the first inner
+    packet that made the round trip after it (with an idle tunnel: when the new child SA was up).
+    """
+
+    options: LabOptions
+    ok: bool
+    peer_down_s: float | None = None
+    detect_ms: float | None = None
+    recover_ms: float | None = None
+    packets_sent: int = 0
+    packets_lost: int = 0
+    lost_while_down: int = 0
+    verdict: str | None = None
+    evidence: tuple[str, ...] = ()
+    timeline: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    failure: str | None = None
+
+    @property
+    def detect_rtts(self) -> float | None:
+        return self._in_rtts(self.detect_ms)
+
+    @property
+    def recover_rtts(self) -> float | None:
+        return self._in_rtts(self.recover_ms)
+
+    def to_record(self) -> dict[str, Any]:
+        """The run as docs/lab.md and `deadpeer lab --json` have it."""
+        options = self.options
+        return {
+            "method": options.method,
+            "rtt_ms": options.rtt_ms,
+            "resume": False,
+            "peer_down_s": self.peer_down_s,
+            "detect_ms": self.detect_ms,
+            "recover_ms": self.recover_ms,
+            "detect_rtts": self.detect_rtts,
+            "recover_rtts": self.recover_rtts,
+            "packets_sent": self.packets_sent,
+            "packets_lost": self.packets_lost,
+            "verdict": self.verdict,
+            "evidence": list(self.evidence),
+            "ok": self.ok,
+            "failure": self.failure,
+            "peer": options.peer,
+            "netns": options.netns,
+            "idle": options.idle,
+            "loss": options.loss,
+            "seed": options.seed,
+            "packets_lost_while_down": self.lost_while_down,
+            "dpd_timeout_s": LIVENESS_S if options.method == "liveness" else None,
+            "timeline": list(self.timeline),
+        }
+
+    def _in_rtts(self, ms: float | None) -> float | None:
+        return None if ms is None or not self.options.rtt_ms else round(ms / self.options.rtt_ms, 3)
+
+
+def measure(
+    options: LabOptions, moments: Moments, traffic: TrafficLog, verdict: SideEvent | None
+) -> RunResult:
+    """Work out the numbers of a run. It is ok if it recovered, and by the method that was asked for."""
+    lost = traffic.lost()
+    half_ns = round(options.rtt_ms * 1e6 / 2)
+    while_down = sum(1 for at in lost if moments.killed_ns <= at + half_ns < moments.ready_ns)
+    proof = None if verdict is None else str(verdict.fields.get("proof"))
+    failure = _failure(options, moments, proof)
+    return RunResult(
+        options,
+        ok=failure is None,
+        peer_down_s=round((moments.ready_ns - moments.killed_ns) / 1e9, 3),
+        detect_ms=None if verdict is None else _ms(verdict.at_ns - moments.ready_ns),
+        recover_ms=None if moments.recovered_ns is None else _ms(moments.recovered_ns - moments.ready_ns),
+        packets_sent=len(traffic.sent),
+        packets_lost=len(lost),
+        lost_while_down=while_down,
+        verdict=proof,
+        evidence=() if verdict is None else tuple(map(str, verdict.fields.get("evidence", ()))),
+        failure=failure,
+    )
+
+
+def summary(result: RunResult) -> str:
+    """What happened, in sentences for somebody who has never heard of any of this."""
+    if result.peer_down_s is None or result.detect_ms is None or result.recover_ms is None:
+        return f"The tunnel did not come back: {result.failure}."
+    sentences = [f"Bob was dead for {result.peer_down_s:.1f} s."]
+    sentences.append(f"{_after(result)}{_recovered(result)}.")
+    if not result.options.idle:
+        sentences.append(_losses(result))
+    if result.options.method == "liveness":
+        sentences.append(
+            f"The lab gives up a silent peer after {LIVENESS_S:g} s; outside it that is a minute or more."
+        )
+    if result.failure is not None:
+        sentences.append(f"But {result.failure}.")
+    sentences.append(f"Today's default (strongSwan, measured) is {STRONGSWAN_DEFAULT_S} s.")
+    return " ".join(sentences)
+
+
+_PROOFS = {
+    "qcd-token": "a token only Bob could have made",
+    "liveness": "Bob had left every question unanswered for long enough",
+    "initial-contact": "Bob authenticated anew and holds no other SA",
+}
+
+
+def _after(result: RunResult) -> str:
+    proof = _PROOFS.get(str(result.verdict), str(result.verdict))
+    ms = result.detect_ms or 0.0
+    when = f"{_duration(abs(ms))}{_rtts(abs(ms), result)} {'after' if ms >= 0 else 'before'} he came back"
+    return f"{when} Alice held proof \N{EM DASH} {proof} \N{EM DASH}"
+
+
+def _recovered(result: RunResult) -> str:
+    what = "the tunnel stood again" if result.options.idle else "traffic flowed again"
+    ms = result.recover_ms or 0.0
+    return f" and after {_duration(ms)}{_rtts(ms, result)} {what}"
+
+
+def _losses(result: RunResult) -> str:
+    lost, others = result.packets_lost, result.packets_lost - result.lost_while_down
+    if lost == 0:
+        return "No packet was lost."
+    noun = "packet was" if lost == 1 else "packets were"
+    if others == 0:
+        return f"{lost} {noun} lost, all while Bob was down."
+    if others == lost:
+        return f"{lost} {noun} lost."
+    return f"{lost} {noun} lost, all but {others} while Bob was down."
+
+
+def _duration(ms: float) -> str:
+    return f"{ms:.0f} ms" if ms < 1000 else f"{ms / 1000:.1f} s"
+
+
+def _rtts(ms: float, result: RunResult) -> str:
+    if not result.options.rtt_ms or ms / result.options.rtt_ms >= 100:
+        return ""
+    return f" ({ms / result.options.rtt_ms:.1f} round trips)"
+
+
+def _failure(options: LabOptions, moments: Moments, proof: str | None) -> str | None:
+    if proof is None:
+        return "Alice never came to a verdict"
+    if proof != PROOF_OF[options.method]:
+        return f"the proof was {proof}, not {PROOF_OF[options.method]}"
+    if moments.recovered_ns is None:
+        return "the tunnel did not carry traffic again"
+    return None
+
+
+def _ms(ns: int) -> float:
+    return round(ns / 1e6, 3)

@@ -1,0 +1,98 @@
+"""Where a run takes place: the addresses, the ports, and how a process is put in its place.
+
+A `Site` is either the loopback interface of this machine, without privileges, or three network namespaces
+that the lab makes and removes (`deadpeer.lab.netns`).
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from deadpeer.lab.options import LabError, Side
+from deadpeer.lab.relay import Face
+from deadpeer.lab.trace import Lane
+from deadpeer.values import Address
+
+INNER: dict[Side, str] = {"alice": "10.10.1.1", "bob": "10.10.2.1"}
+"""The host behind each gateway. Only ever inside the tunnel, or inside the lab's namespaces."""
+
+SIDES: tuple[Side, Side] = ("alice", "bob")
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """One gateway's outer side: its own address, and the relay's that it takes for its peer's."""
+
+    host: str
+    relay: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Everything about the place. `prefix` comes before the command of a process (empty on loopback)."""
+
+    directory: Path
+    kind: Literal["loopback", "netns"]
+    outer: dict[Side, Outer]
+    port: int
+    port_nat_t: int
+    namespaces: dict[str, str] = field(default_factory=dict)
+
+    def prefix(self, who: str) -> list[str]:
+        """What puts a process of alice, bob or relay in its place."""
+        name = self.namespaces.get(who)
+        return [] if name is None else ["ip", "netns", "exec", name]
+
+    def lanes(self) -> dict[Lane, tuple[Face, Face]]:
+        """The relay's pairs of sockets."""
+        ports = {Lane.IKE: self.port, Lane.NAT_T: self.port_nat_t}
+        return {
+            lane: (_face(self.outer["alice"], port), _face(self.outer["bob"], port))
+            for lane, port in ports.items()
+        }
+
+    def socket_path(self, who: Side, end: Literal["gw", "host"]) -> str:
+        """Path of one end of the UNIX sockets between a gateway and the host behind it."""
+        return str(self.directory / f"{who}-{end}.sock")
+
+
+@contextmanager
+def lab_directory() -> Iterator[Path]:
+    """A new directory of mode 0700 for one run, removed at its end."""
+    with tempfile.TemporaryDirectory(prefix="deadpeer-lab-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def loopback_site(directory: Path) -> Site:
+    """Four loopback addresses and two ports that nobody uses. Raises LabError if none are free."""
+    choice = random.SystemRandom()
+    for _ in range(50):
+        third, port = choice.randrange(256), choice.randrange(20_000, 30_000, 2)
+        hosts = [f"127.77.{third}.{last}" for last in (1, 2, 3, 4)]
+        if all(_is_free(Address(host, p)) for host in hosts for p in (port, port + 1)):
+            outer: dict[Side, Outer] = {
+                "alice": Outer(hosts[0], hosts[1]),
+                "bob": Outer(hosts[3], hosts[2]),
+            }
+            return Site(directory, "loopback", outer, port, port + 1)
+    raise LabError("no free UDP ports on 127.77.0.0/16: is the loopback interface up?")
+
+
+def _is_free(address: Address) -> bool:
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+        try:
+            sock.bind(address)
+        except OSError:
+            return False
+        return True
+
+
+def _face(outer: Outer, port: int) -> Face:
+    return Face(Address(outer.relay, port), Address(outer.host, port))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_network
 from itertools import count
+from struct import pack
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from deadpeer.crypto import ENCRYPTIONS, INTEGRITIES, EspKeys, EspSuite, SeededEntropy
 from deadpeer.plane.engine import EspEngine
@@ -133,6 +136,13 @@ class Pair:
             engine.inbound(self.now_ns, datagram.payload, datagram.remote, datagram.local)
             out += packets(engine)
         return out
+
+
+def foreign_seal(op: InstallChild, sequence: int, plaintext: bytes) -> bytes:
+    """A GCM packet, made without our code, to the receiver that installed `op`: any plaintext at all."""
+    header = pack("!II", op.spi_in, sequence)
+    iv = pack("!Q", sequence)
+    return header + iv + AESGCM(op.inbound.encryption_key).encrypt(op.inbound.salt + iv, plaintext, header)
 
 
 def datagrams(engine: EspEngine) -> list[Datagram]:

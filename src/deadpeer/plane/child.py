@@ -66,7 +66,7 @@ class Child:
 
         self.next_sequence = first_sequence
         self.last_sequence = (1 << 64) - 1 if op.suite.esn else (1 << 32) - 1
-        self.soft_sequence = self.last_sequence // 4 * 3
+        self.soft_sequence = self.last_sequence - self.last_sequence // 4
         self.soft_packets = op.soft_packets
         self.soft_octets = op.soft_octets
         self.expiring: set[str] = set()

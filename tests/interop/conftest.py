@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.interop.harness import charon as strongswan
-from tests.interop.harness.netns import sweep
+from tests.interop.harness.netns import Namespace, sweep
 from tests.interop.harness.pair import Pair, linked, started
 from tests.interop.harness.peers import CharonPeer, DeadpeerPeer, Peer
 from tests.interop.harness.pki import Authority, Kind
@@ -76,8 +76,9 @@ def _pairs(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator
             charon: Settings | None = None,
             deadpeer: Settings | None = None,
             keylog: Path | None = None,
+            spaces: Mapping[Side, Namespace] | None = None,
         ) -> Pair:
-            spaces = stack.enter_context(linked(tunnels))
+            spaces = spaces or stack.enter_context(linked(tunnels))
             directory = tmp_path_factory.mktemp("pair")
             peers: dict[Side, Peer] = {
                 "a": make_peer(

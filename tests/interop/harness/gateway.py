@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from deadpeer.gateway.client import ControlError, call
 
 _ROOT = Path(__file__).parents[3]
 _LOG_TAIL_LINES = 60
@@ -49,7 +51,7 @@ class Gateway:
     def start(self, timeout_s: float = 20.0) -> None:
         """Start it and return when it says that it is ready."""
         mark = len(self.log())
-        command = [*_deadpeer("gateway", str(self.config)), "--log-format", "json"]
+        command = [sys.executable, "-m", "deadpeer", "gateway", str(self.config), "--log-format", "json"]
         if self.keylog is not None:
             command += ["--keylog", str(self.keylog)]
         if self.namespace is not None:
@@ -84,29 +86,21 @@ class Gateway:
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def command(self, verb: str, *arguments: str | None, timeout_s: float = 20.0) -> str:
-        """Run `deadpeer VERB ...` against the control socket; its standard output."""
-        words = [word for word in arguments if word is not None]
-        command = [*_deadpeer(verb, *words), "--control", str(self.directory / "control.sock")]
+    def ask(self, command: str, timeout_s: float = 20.0, **request: object) -> Mapping[str, Any]:
+        """One request through the control socket; what the answer has as data."""
         try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=timeout_s,
-                cwd=_ROOT,
-                env=_environment(),
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise GatewayError(self.explain(f"deadpeer {verb} takes too long")) from error
-        if done.returncode:
-            raise GatewayError(self.explain(f"deadpeer {verb} {words}: {done.stdout}{done.stderr}"))
-        return done.stdout
+            answer = call(self.directory / "control.sock", command, request, timeout_s)
+        except ControlError as error:
+            raise GatewayError(self.explain(f"{command} {request}: {error}")) from error
+        if not answer["ok"]:
+            raise GatewayError(self.explain(f"{command} {request}: {answer['text']}"))
+        data: Mapping[str, Any] = answer["data"]
+        return data
 
-    def sas(self) -> Any:
-        """What `deadpeer sas --json` prints, decoded."""
-        return json.loads(self.command("sas", "--json"))
+    def sas(self) -> list[dict[str, Any]]:
+        """The IKE SAs, as `deadpeer sas --json` prints them."""
+        sas: list[dict[str, Any]] = self.ask("sas")["sas"]
+        return sas
 
     # -- the log
 
@@ -154,10 +148,6 @@ class Gateway:
             if time.monotonic() > end:
                 raise GatewayError(self.explain(f"{otherwise} after {timeout_s:g} s"))
             time.sleep(0.02)
-
-
-def _deadpeer(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "deadpeer", *arguments]
 
 
 def _environment() -> dict[str, str]:

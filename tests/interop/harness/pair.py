@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from tests.interop.harness.netns import Namespace, connect, namespaces
 from tests.interop.harness.peers import ChildView, Peer, SaView, until
 from tests.interop.harness.traffic import Count, Ping, ping
-from tests.interop.harness.tunnels import SIDES, Side, Tunnel, other, outer_prefix
+from tests.interop.harness.tunnels import SIDES, Side, Tunnel, other
 
-_LINK = "link0"
+LINK = "link0"
 
 # What each daemon's log says when something came about. {c} is the connection, {k} the child.
 _LOGGED: Mapping[str, Mapping[str, str]] = {
@@ -56,6 +56,16 @@ class Pair:
         self.peers[by].down(tunnel)
         self.wait(lambda: not self.sas(tunnel, "a") and not self.sas(tunnel, "b"), "both sides deleted")
         self.logged("ike_sa_down", tunnel, marks)
+
+    def down_child(self, tunnel: Tunnel, by: Side, child: str) -> None:
+        """Delete one child from side `by`; the IKE SA and its other children stay."""
+        before = self.sa(tunnel, "a")
+        name = tunnel.child_name(child)
+        self.peers[by].down(tunnel, child)
+        self.wait_agreed(tunnel, 5.0, lambda sa: name not in {view.name for view in sa.children})
+        after = self.sa(tunnel, "a")
+        assert (after.spi_i, after.spi_r) == (before.spi_i, before.spi_r)
+        assert set(_spis(after)) < set(_spis(before))
 
     def rekey_child(self, tunnel: Tunnel, by: Side, child: str | None = None) -> None:
         """Rekey a child from side `by`; the SPIs of both directions are new, the IKE SA is the same."""
@@ -175,16 +185,19 @@ def linked(tunnels: Sequence[Tunnel]) -> Iterator[Mapping[Side, Namespace]]:
     """Two namespaces with a link, and every address that the tunnels need."""
     with namespaces(*SIDES) as made:
         spaces: dict[Side, Namespace] = dict(zip(SIDES, made, strict=True))
-        connect(spaces["a"], spaces["b"], _LINK, _LINK)
+        connect(spaces["a"], spaces["b"], LINK, LINK)
         for side, space in spaces.items():
-            give_addresses(space, side, tunnels, _LINK)
+            give_addresses(space, side, tunnels, LINK)
         yield spaces
 
 
-def give_addresses(space: Namespace, side: Side, tunnels: Sequence[Tunnel], device: str) -> None:
+def give_addresses(
+    space: Namespace, side: Side, tunnels: Sequence[Tunnel], device: str, *, prefix: int = 16
+) -> None:
     """The side's outer addresses on `device`, its inner ones on the loopback device."""
-    outer = dict.fromkeys(outer_prefix(tunnel.outer_address(side)) for tunnel in tunnels)
-    space.batch(f"addr add {address} dev {device}" for address in outer)
+    outer = dict.fromkeys(tunnel.outer_address(side) for tunnel in tunnels)
+    lengths = {address: 64 if ":" in address else prefix for address in outer}
+    space.batch(f"addr add {address}/{length} dev {device}" for address, length in lengths.items())
     space.add_inner(dict.fromkeys(a for tunnel in tunnels for a in tunnel.inner_addresses(side)))
 
 

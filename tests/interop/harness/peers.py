@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tests.interop.harness.charon import Charon
 from tests.interop.harness.gateway import Gateway
@@ -195,22 +195,47 @@ class DeadpeerPeer:
         self.gateway.thaw()
 
     def up(self, tunnel: Tunnel, child: str | None = None) -> None:
-        self.gateway.command("up", tunnel.name, tunnel.child_name(child or tunnel.children[0]))
+        self._ask("up", tunnel, child or tunnel.children[0])
 
     def down(self, tunnel: Tunnel, child: str | None = None) -> None:
-        self.gateway.command("down", tunnel.name, tunnel.child_name(child) if child else None)
+        self._ask("down", tunnel, child)
 
     def rekey(self, tunnel: Tunnel, child: str | None = None) -> None:
-        self.gateway.command("rekey", tunnel.name, tunnel.child_name(child) if child else None)
+        self._ask("rekey", tunnel, child)
+
+    def _ask(self, verb: str, tunnel: Tunnel, child: str | None) -> None:
+        name = None if child is None else tunnel.child_name(child)
+        self.gateway.ask(verb, connection=tunnel.name, child=name)
 
     def sas(self, tunnel: Tunnel) -> list[SaView]:
-        raise NotImplementedError
+        return [
+            SaView(
+                sa["spi_i"],
+                sa["spi_r"],
+                tuple(_our_child(child) for child in sa["children"] if child["state"] == "installed"),
+            )
+            for sa in self.gateway.sas()
+            if sa["connection"] == tunnel.name and sa["state"] == "established"
+        ]
 
     def mark(self) -> int:
         return len(self.gateway.log())
 
     def log_since(self, mark: int) -> str:
         return self.gateway.log()[mark:]
+
+
+def _our_child(child: Mapping[str, Any]) -> ChildView:
+    traffic = child["traffic"]
+    return ChildView(
+        child["child"],
+        int(child["spi_in"], 16),
+        int(child["spi_out"], 16),
+        traffic["packets_in"],
+        traffic["packets_out"],
+        traffic["octets_in"],
+        traffic["octets_out"],
+    )
 
 
 class StillNotError(AssertionError):

@@ -12,6 +12,8 @@ from tests.interop.harness.pki import Leaf
 
 Side = Literal["a", "b"]
 Auth = Literal["psk", "ecdsa", "rsa", "ed25519"]
+# Keys of a connection that strongSwan has not, or has for the whole daemon only.
+_OURS_ONLY = {"fragment_size", "dpd_timeout", "dpd_floor", "silence"}
 SIDES: tuple[Side, Side] = ("a", "b")
 
 
@@ -36,6 +38,7 @@ class Tunnel:
     inner: Literal[4, 6] = 4
     children: Sequence[str] = ("c",)
     proposals: Mapping[Side, str] = field(default_factory=dict)
+    esp_proposals: Mapping[Side, str] = field(default_factory=dict)
     settings: Mapping[Side, Mapping[str, object]] = field(default_factory=dict)
     child_settings: Mapping[Side, Mapping[str, object]] = field(default_factory=dict)
     via: Mapping[Side, str] = field(default_factory=dict)
@@ -64,10 +67,6 @@ class Tunnel:
 
     def remote_address(self, side: Side) -> str:
         return self.via.get(side) or self.outer_address(other(side))
-
-
-def outer_prefix(address: str) -> str:
-    return f"{address}/64" if ":" in address else f"{address}/16"
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def toml(
             document[f"{key}.children.{tunnel.child_name(child)}"] = {
                 "local_ts": [tunnel.inner_address(side, child)],
                 "remote_ts": [tunnel.inner_address(other(side), child)],
-                "esp_proposals": [tunnel.esp],
+                "esp_proposals": [tunnel.esp_proposals.get(side, tunnel.esp)],
                 **tunnel.child_settings.get(side, {}),
             }
     return "\n".join(_tables(document)) + "\n"
@@ -129,7 +128,7 @@ def _swanctl_connection(tunnel: Tunnel, credentials: Credentials, side: Side) ->
         tunnel.child_name(child): {
             "local_ts": tunnel.inner_address(side, child),
             "remote_ts": tunnel.inner_address(other(side), child),
-            "esp_proposals": tunnel.esp,
+            "esp_proposals": tunnel.esp_proposals.get(side, tunnel.esp),
             **tunnel.child_settings.get(side, {}),
         }
         for child in tunnel.children
@@ -139,7 +138,7 @@ def _swanctl_connection(tunnel: Tunnel, credentials: Credentials, side: Side) ->
         "local_addrs": tunnel.outer_address(side),
         "remote_addrs": tunnel.remote_address(side),
         "proposals": tunnel.proposals.get(side, tunnel.ike),
-        **tunnel.settings.get(side, {}),
+        **{k: v for k, v in tunnel.settings.get(side, {}).items() if k not in _OURS_ONLY},
         "local": local,
         "remote": remote,
         "children": children,

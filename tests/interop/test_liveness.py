@@ -1,0 +1,143 @@
+"""Liveness asked by either side; a peer that is dead, and one that came back without its SAs."""
+
+from __future__ import annotations
+
+import pytest
+from tests.interop.conftest import StartPair
+from tests.interop.harness.pair import Pair
+from tests.interop.harness.tunnels import SIDES, Side, Tunnel, other
+
+pytestmark = pytest.mark.interop
+
+# charon gives a silent peer up after 0.3 s, four times; we after the floor, lowered here.
+_IMPATIENT_CHARON = {"retransmit_timeout": "0.3", "retransmit_tries": "3", "retransmit_base": "1"}
+_IMPATIENT_US = {"dpd_delay": "1s", "dpd_timeout": "2s", "dpd_floor": "2s", "silence": "500ms"}
+
+
+def _asking(by: Side) -> Tunnel:
+    quiet = {"dpd_delay": "0s"} | ({"silence": "0s"} if by == "b" else {})
+    return Tunnel("asked", 1, settings={by: {"dpd_delay": "1s"}, other(by): quiet})
+
+
+@pytest.mark.parametrize("by", SIDES)
+def test_idle_peer_is_asked_and_answers(start_pair: StartPair, by: Side) -> None:
+    tunnel = _asking(by)
+    pair = start_pair([tunnel])
+    before = pair.up(tunnel, by="a")
+    mark = pair.marks()["b"]
+    asked, answered = ("parsed", "generating") if by == "a" else ("generating", "parsed")
+    pair.log_has("b", rf"{asked} INFORMATIONAL request \d+ \[ \]", mark, timeout_s=5.0)
+    pair.log_has("b", rf"{answered} INFORMATIONAL response \d+ \[ \]", mark)
+    assert pair.agreed(tunnel) == before
+    pair.carries(tunnel)
+
+
+@pytest.mark.parametrize("survivor", SIDES)
+def test_silent_peer_is_given_up(start_pair: StartPair, survivor: Side) -> None:
+    """The peer is stopped, not killed: it is as silent as one behind a broken line, for ever."""
+    tunnel = Tunnel("silent", 1, settings={"a": _IMPATIENT_US, "b": {"dpd_delay": "1s"}})
+    pair = start_pair([tunnel], charon=_IMPATIENT_CHARON)
+    pair.up(tunnel, by="b")
+    pair.carries(tunnel)
+    marks = pair.marks()
+    pair.peers[other(survivor)].freeze()
+    try:
+        pair.wait(lambda: not pair.sas(tunnel, survivor), "the silent peer is given up", 15.0)
+    finally:
+        pair.peers[other(survivor)].thaw()
+    if survivor == "a":
+        pair.log_has("a", r'"event": ?"verdict"', marks["a"])
+    else:
+        pair.log_has("b", r"giving up after 3 retransmits", marks["b"])
+
+
+def test_short_silence_ends_nothing(start_pair: StartPair) -> None:
+    """A flap shorter than the floor: traffic goes out, no answers come, and the SA is the same afterwards."""
+    tunnel = Tunnel(
+        "flap",
+        1,
+        settings={"a": {"dpd_delay": "1s", "silence": "300ms", "dpd_timeout": "2s", "dpd_floor": "30s"}},
+    )
+    pair = start_pair([tunnel])
+    before = pair.up(tunnel, by="a")
+    mark = pair.marks()["b"]
+    pair.peers["b"].freeze()
+    try:
+        assert pair.ping(tunnel, count=200).received == 0
+    finally:
+        pair.peers["b"].thaw()
+    pair.log_has("b", r"parsed INFORMATIONAL request \d+ \[ \]", mark)
+    pair.wait(lambda: pair.ping(tunnel, count=1).received == 1, "traffic flows again")
+    after = pair.agreed(tunnel)
+    assert after is not None
+    assert (after.spi_i, after.children[0].spi_in) == (before.spi_i, before.children[0].spi_in)
+
+
+@pytest.mark.parametrize("reaction", ["restart", "trap"])
+def test_strongswan_that_was_killed_is_recovered(start_pair: StartPair, reaction: str) -> None:
+    """charon says nothing about unknown SPIs, so that silence is all the evidence there is."""
+    tunnel = Tunnel(
+        "crash",
+        1,
+        settings={"a": _IMPATIENT_US},
+        child_settings={"a": {"dpd_action": reaction, "start_action": "trap"}},
+    )
+    pair = start_pair([tunnel])
+    before = pair.up(tunnel, by="a")
+    pair.carries(tunnel)
+    marks = pair.marks()
+    with pair.pinging(tunnel, count=3000):
+        pair.peers["b"].kill()
+        pair.peers["b"].start()
+        pair.wait_agreed(tunnel, 15.0)
+        pair.log_has("a", r'"event": ?"verdict"', marks["a"])
+    after = pair.sa(tunnel, "a")
+    assert after.spi_i != before.spi_i
+    pair.logged("child_up", tunnel, marks)
+    pair.carries(tunnel)
+
+
+@pytest.mark.parametrize("action", ["start", "trap"])
+def test_we_come_back_after_a_crash_and_strongswan_follows(start_pair: StartPair, action: str) -> None:
+    tunnel = Tunnel("back", 1, child_settings={"a": {"start_action": action}})
+    pair = start_pair([tunnel], charon=_IMPATIENT_CHARON)
+    if action == "start":
+        pair.wait_agreed(tunnel, 5.0)
+    else:
+        pair.wait(lambda: pair.ping(tunnel, count=1).received == 1, "a packet brings the tunnel up")
+    before = pair.sa(tunnel, "a")
+    pair.carries(tunnel)
+    pair.peers["a"].kill()
+    pair.peers["a"].start()
+    pair.wait(lambda: pair.ping(tunnel, count=1).received == 1, "traffic flows again")
+    after = pair.sa(tunnel, "a")
+    assert after.spi_i != before.spi_i
+    # strongSwan keeps the old SA beside the new one until its own liveness check; the new one carries.
+    spi = after.children[0].spi_in
+
+    def counted() -> list[int]:
+        views = [child for sa in pair.sas(tunnel, "b") for child in sa.children if child.spi_out == spi]
+        return [count for child in views for count in (child.packets_in, child.packets_out)]
+
+    packets_in, packets_out = counted()
+    assert pair.ping(tunnel, count=5).received == 5
+    assert counted() == [packets_in + 5, packets_out + 5]
+
+
+def test_packet_that_trapped_is_not_lost(start_pair: StartPair) -> None:
+    """The packets that wait for the child go when it is up: the very first ping is answered."""
+    tunnel = Tunnel("trap", 1, child_settings={"a": {"start_action": "trap"}})
+    pair: Pair = start_pair([tunnel])
+    assert not pair.sas(tunnel, "a")
+    assert pair.ping(tunnel, count=10).received == 10
+    pair.wait_agreed(tunnel, 2.0)
+
+
+def test_polite_stop_deletes_at_strongswan(start_pair: StartPair) -> None:
+    tunnel = Tunnel("stop", 1)
+    pair = start_pair([tunnel])
+    pair.up(tunnel, by="b")
+    mark = pair.marks()["b"]
+    pair.peers["a"].stop()
+    pair.log_has("b", r"received DELETE for IKE_SA stop", mark)
+    pair.wait(lambda: not pair.sas(tunnel, "b"), "strongSwan has no SA left")

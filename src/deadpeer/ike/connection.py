@@ -129,6 +129,8 @@ class Connection:
 class EndpointConfig:
     """Limits and ports of the endpoint as a whole."""
 
+    local_hosts: tuple[str, ...] = ()
+    """Our addresses, for connections that name none: the first of the peer's family is taken."""
     port: int = 500
     port_nat_t: int = 4500
     cookie_threshold: int = 30

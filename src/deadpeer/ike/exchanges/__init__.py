@@ -1,1 +1,1 @@
-"""One file per exchange, both roles in it."""
+"""One file per exchange, both roles in it; `dispatch.respond` picks the responder's side."""

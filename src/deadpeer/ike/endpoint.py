@@ -1,0 +1,415 @@
+"""The endpoint: routes datagrams, answers strangers, runs commands, starts and recovers connections.
+
+Three things go in: `handle(now, item)` with a datagram, a command, a report of the data plane or a
+timeout. Then `poll()` until it returns None, then `deadline()` says when a `Timeout` is due. Nothing
+that a peer sends makes `handle` raise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from deadpeer.crypto import Entropy
+from deadpeer.ike import extension as ext
+from deadpeer.ike import lifetimes
+from deadpeer.ike.child import ChildSa, ChildState
+from deadpeer.ike.commands import Commands
+from deadpeer.ike.connection import Connection, EndpointConfig
+from deadpeer.ike.cookie import CookieJar
+from deadpeer.ike.environment import Environment
+from deadpeer.ike.evidence import InitialContact, Verdict
+from deadpeer.ike.exchanges import dispatch, init
+from deadpeer.ike.exchanges.child import RekeyChild, replace_lost
+from deadpeer.ike.exchanges.informational import Inform, Probe
+from deadpeer.ike.extension import Extension, Orphan, SpiSource
+from deadpeer.ike.io import Field, Input, Level, Output, Timeout
+from deadpeer.ike.matching import connections_for
+from deadpeer.ike.recovery import Recovery
+from deadpeer.ike.sa import IkeSa, IkeState
+from deadpeer.ike.snapshot import describe
+from deadpeer.plane import model
+from deadpeer.values import Address, Datagram, Deadline, Now
+from deadpeer.wire import (
+    KEEPALIVE,
+    NON_ESP_MARKER,
+    Encrypted,
+    EncryptedFragment,
+    ExchangeType,
+    Header,
+    Message,
+    Notify,
+    NotifyType,
+    Payload,
+    PayloadType,
+    UnsupportedCriticalPayload,
+    WireError,
+    decode_header,
+    decode_message,
+    encode_message,
+)
+
+MIN_PROTECTED_OCTETS = 28 + 4 + 8 + 1 + 16
+"""Header, SK header, IV, pad length, ICV: nothing shorter is a protected request."""
+
+
+class Endpoint:
+    """IKEv2 for one host: all its SAs, all its connections. Implements `extension.Core`."""
+
+    def __init__(
+        self,
+        now: Now,
+        config: EndpointConfig,
+        connections: Sequence[Connection],
+        entropy: Entropy,
+        spis: SpiSource,
+        extensions: Sequence[Extension] = (),
+    ) -> None:
+        self._env = Environment(config, entropy, spis, self, extensions)
+        self._cookies = CookieJar(entropy)
+        self._recovery = Recovery(self._env, connections)
+        self._commands = Commands(self._env, self._recovery)
+        for extension in extensions:
+            extension.attach(now, self)
+        self._recovery.start(now)
+
+    # --- the three inputs ------------------------------------------------------------------------
+
+    def handle(self, now: Now, item: Input) -> None:
+        """Take in a datagram, a timeout, a command or a report of the data plane."""
+        if isinstance(item, Datagram):
+            self._datagram(now, item)
+        elif isinstance(item, Timeout):
+            self._timeout(now)
+        elif isinstance(
+            item,
+            model.Acquire
+            | model.UnknownSpi
+            | model.Silence
+            | model.Heard
+            | model.PeerMoved
+            | model.Expiring
+            | model.Expired,
+        ):
+            self._report(now, item)
+        else:
+            self._commands.run(now, item)
+
+    def poll(self) -> Output | None:
+        """The next output, None when all are drained."""
+        return self._env.poll()
+
+    def deadline(self) -> Deadline | None:
+        """The earliest moment at which `handle(now, Timeout())` has something to do."""
+        deadlines = [self._env.timers.next(), *(e.deadline() for e in self._env.extensions)]
+        return min((d for d in deadlines if d is not None), key=lambda d: d.at_ns, default=None)
+
+    # --- for people and tests --------------------------------------------------------------------
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What was sent, dropped and counted, by named reason."""
+        return self._env.counters
+
+    def snapshot(self, now: Now) -> list[dict[str, object]]:
+        """All IKE SAs and their children, as JSON-able values without secrets."""
+        return [describe(sa, now) for sa in self._env.table]
+
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the tables, those of the extensions too."""
+        table = self._env.table
+        found = {"ike_sas": len(table), "half_open": table.half_open, "child_sas": table.children}
+        for extension in self._env.extensions:
+            found.update(extension.counters())
+        return found
+
+    # --- Core: what extensions may ask -----------------------------------------------------------
+
+    def alive(self, spi: bytes) -> bool:
+        """Whether any SA, in any state and either role, has this IKE SPI on either side."""
+        return self._env.table.alive(spi)
+
+    def find(self, spi_i: bytes, spi_r: bytes) -> IkeSa | None:
+        """The SA with this pair of IKE SPIs."""
+        return self._env.table.find(spi_i, spi_r)
+
+    def find_by_outbound(self, spi_out: int, remote: Address) -> IkeSa | None:
+        """The SA with a child that sends with this ESP SPI to the host of `remote`."""
+        return self._env.table.by_outbound(spi_out, remote.host)
+
+    def find_with_peer(self, remote: Address) -> IkeSa | None:
+        """An established SA whose peer is at exactly this address and port."""
+        return self._env.table.with_peer(remote)
+
+    def views(self) -> Iterable[IkeSa]:
+        """All IKE SAs that are not closed."""
+        return iter(self._env.table)
+
+    def connection(self, name: str) -> Connection | None:
+        """The connection of that name in today's configuration."""
+        return self._recovery.connections.get(name)
+
+    def probe(self, now: Now, sa: ext.SaView, reason: str) -> None:
+        """One liveness check; a request in flight is retransmitted at once instead, identically."""
+        found = self._env.table.get(sa.number)
+        if found is None or not found.established:
+            return
+        if found.request_in_flight:
+            found.retransmit(now, f"retransmission: {reason}", restart=True)
+        else:
+            found.submit(now, Probe(reason))
+
+    def inform(self, now: Now, sa: ext.SaView, notifies: Sequence[Notify], reason: str) -> None:
+        """Queue a protected INFORMATIONAL request that carries these notifies."""
+        found = self._env.table.get(sa.number)
+        if found is not None:
+            found.submit(now, Inform(notifies, reason))
+
+    def replace_child(self, now: Now, sa: ext.SaView, spi_out: int, reason: str) -> bool:
+        """The peer says, protected, that it lost the child that it receives with `spi_out`."""
+        found = self._env.table.get(sa.number)
+        child = found.child_by_outbound(spi_out.to_bytes(4, "big")) if found is not None else None
+        if found is None or child is None or child.state is not ChildState.INSTALLED:
+            return False
+        replace_lost(found, now, child, reason)
+        return True
+
+    def condemn(self, now: Now, sa: ext.SaView, verdict: Verdict) -> None:
+        """Drop the SA and its children silently, on proof, and recover as the configuration says."""
+        found = self._env.table.get(sa.number)
+        if found is None:
+            return
+        self._env.event(
+            "verdict",
+            "notice",
+            connection=found.connection.name,
+            sa=found.number,
+            remote=str(found.remote),
+            proof=verdict.proof.kind,
+            took_s=round(verdict.took_s, 6),
+            evidence=verdict.evidence(),
+        )
+        self._recovery.condemned(now, found, verdict)
+
+    def answer(self, datagram: Datagram, message: Message, reason: str) -> int:
+        """Answer a stranger, to where the datagram came from. Returns the octets of UDP payload."""
+        return self._env.transmit(encode_message(message), datagram.local, datagram.remote, reason)
+
+    def plane(self, op: model.PlaneOp) -> None:
+        """Hand an operation to the data plane."""
+        self._env.plane(op)
+
+    def event(self, kind: str, level: Level = "info", **fields: Field) -> None:
+        """Report an event."""
+        self._env.event(kind, level, **fields)
+
+    def persist(self, name: str, data: bytes) -> None:
+        """Have `data` written durably before anything that is sent after this call."""
+        self._env.persist(name, data)
+
+    def done(self, tag: int, ok: bool, text: str) -> None:
+        """Answer a command."""
+        self._env.done(tag, ok, text)
+
+    def count(self, counter: str, amount: int = 1) -> None:
+        """Add to a named counter."""
+        self._env.count(counter, amount)
+
+    # --- Lifecycle: what SAs tell ----------------------------------------------------------------
+
+    def respond(self, now: Now, sa: IkeSa, request: Message) -> Sequence[Payload]:
+        """Handle the decrypted request of a peer."""
+        return dispatch.respond(sa, now, request)
+
+    def arm_ike(self, now: Now, sa: IkeSa) -> None:
+        """An IKE SA is established."""
+        lifetimes.arm_ike(sa, now)
+
+    def arm_child(self, now: Now, sa: IkeSa, child: ChildSa) -> None:
+        """A child SA is installed, or moved to this IKE SA."""
+        lifetimes.arm_child(sa, child)
+        self._recovery.child_installed(child)
+
+    def setup_failed(self, now: Now, sa: IkeSa, why: str) -> None:
+        """An IKE SA that we initiated did not come up."""
+        self._recovery.setup_failed(now, sa, why)
+
+    def sa_established(self, now: Now, sa: IkeSa) -> None:
+        """An IKE SA is up."""
+        self._recovery.established(now, sa)
+
+    def child_lost(self, now: Now, sa: IkeSa, child: ChildSa, action: str) -> None:
+        """A child was closed by the peer or expired."""
+        self._recovery.child_lost(now, sa, child, action)
+
+    def initial_contact(self, now: Now, sa: IkeSa) -> None:
+        """The peer of the new `sa` holds no other SA with us: older ones in the same scope are dead."""
+        for other in self._env.table:
+            if other is sa or other.established_ns is None:
+                continue
+            proof = InitialContact.check(
+                at_ns=now.mono_ns,
+                authenticated=sa.established,
+                same_connection=other.connection.name == sa.connection.name,
+                same_identity=other.remote_identity == sa.remote_identity,
+                announced=True,
+            )
+            if proof is not None:
+                self.condemn(now, other, Verdict(proof, (), now.mono_ns))
+
+    # --- routing ---------------------------------------------------------------------------------
+
+    def _datagram(self, now: Now, datagram: Datagram) -> None:
+        octets = self._strip(datagram)
+        if octets is None:
+            return
+        try:
+            header = decode_header(octets)
+        except WireError:
+            self._env.drop("malformed header")
+            return
+        if header.major != 2:
+            self._other_version(header, datagram)
+            return
+        try:
+            message = decode_message(octets)
+        except UnsupportedCriticalPayload as error:
+            self._critical(header, datagram, error.payload_type)
+            return
+        except WireError as error:
+            self._env.drop(f"malformed: {error.where.split(' at ')[0]}")
+            return
+        if header.exchange == ExchangeType.IKE_SA_INIT:
+            self._initial(now, octets, message, datagram)
+        elif message.protected is not None:
+            self._protected(now, octets, header, message.protected, datagram)
+        else:
+            sa = self._env.table.find(header.spi_i, header.spi_r)
+            self._orphan(now, ext.UnprotectedNews(message, datagram, sa), "unprotected message")
+
+    def _strip(self, datagram: Datagram) -> bytes | None:
+        payload = datagram.payload
+        if datagram.local.port != self._env.config.port_nat_t:
+            return payload
+        if payload[:4] == NON_ESP_MARKER:
+            return payload[4:]
+        self._env.drop("keepalive" if payload == KEEPALIVE else "no IKE message on the NAT-T port")
+        return None
+
+    def _initial(self, now: Now, octets: bytes, message: Message, datagram: Datagram) -> None:
+        """IKE_SA_INIT: the one exchange that is not protected."""
+        env, table = self._env, self._env.table
+        if message.is_response:
+            sa = table.ours(message.spi_i)
+            if sa is None or message.from_initiator or datagram.remote.host != sa.remote.host:
+                env.drop("IKE_SA_INIT response not awaited")
+                return
+            init.on_response(sa, now, octets, message, datagram)
+            return
+        if message.spi_r != bytes(8) or message.spi_i == bytes(8) or message.message_id != 0:
+            env.drop("malformed: IKE_SA_INIT request header")
+            return
+        known = table.half_open_with(message.spi_i, datagram.remote)
+        if known is not None and (stored := known.recv.stored(octets)):
+            env.transmit(stored[0], datagram.local, datagram.remote, "response again")
+            return
+        if known is not None:
+            env.drop("IKE_SA_INIT with a known SPI and other octets")
+            return
+        candidates = connections_for(self._recovery.connections.values(), datagram.local, datagram.remote)
+        init.respond(env, now, octets, message, datagram, candidates, self._cookies)
+
+    def _protected(
+        self,
+        now: Now,
+        octets: bytes,
+        header: Header,
+        protected: Encrypted | EncryptedFragment,
+        datagram: Datagram,
+    ) -> None:
+        own = header.spi_r if header.from_initiator else header.spi_i
+        sa = self._env.table.ours(own)
+        fragmented = isinstance(protected, EncryptedFragment)
+        if (
+            sa is not None
+            and (sa.spi_i, sa.spi_r) == (header.spi_i, header.spi_r)
+            and sa.initiator != header.from_initiator
+        ):
+            sa.receive(now, octets, header, fragmented, datagram)
+            return
+        if header.is_response:
+            self._env.drop("response for an unknown SA")
+            return
+        first = isinstance(protected, Encrypted) or protected.number == 1
+        complete = header.next_payload in (PayloadType.SK, PayloadType.SKF)
+        if (
+            not first
+            or not complete
+            or len(octets) < MIN_PROTECTED_OCTETS
+            or bytes(8) in (header.spi_i, header.spi_r)
+        ):
+            self._env.drop("protected request of an unknown SA, implausible")
+            return
+        self._orphan(now, ext.OrphanRequest(header, datagram), "protected request of an unknown SA")
+
+    def _orphan(self, now: Now, orphan: Orphan, reason: str) -> None:
+        for extension in self._env.extensions:
+            if extension.orphan(now, orphan):
+                self._env.count(f"orphan: {reason}")
+                return
+        self._env.drop(reason)
+
+    def _other_version(self, header: Header, datagram: Datagram) -> None:
+        """RFC 7296 section 2.5: a request of a later major version is told ours; nothing else is said."""
+        self._env.drop("other major version")
+        if header.major < 3 or header.is_response:
+            return
+        answer = Message(
+            header.spi_i, header.spi_r, header.exchange, header.message_id,
+            not header.from_initiator, True, (Notify(NotifyType.INVALID_MAJOR_VERSION),),
+        )  # fmt: skip
+        self.answer(datagram, answer, "refusal: other major version")
+
+    def _critical(self, header: Header, datagram: Datagram, payload_type: int) -> None:
+        """RFC 7296 section 2.5, for IKE_SA_INIT; a protected message says it protected (in `IkeSa`)."""
+        self._env.drop("unsupported critical payload")
+        if header.exchange != ExchangeType.IKE_SA_INIT or header.is_response:
+            return
+        notify = Notify(NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, bytes([payload_type]))
+        answer = Message(header.spi_i, bytes(8), header.exchange, header.message_id, False, True, (notify,))
+        self.answer(datagram, answer, "refusal: unsupported critical payload")
+
+    # --- timers and reports ----------------------------------------------------------------------
+
+    def _timeout(self, now: Now) -> None:
+        self._env.timers.fire(now)
+        for extension in self._env.extensions:
+            deadline = extension.deadline()
+            if deadline is not None and deadline.at_ns <= now.mono_ns:
+                extension.expire(now)
+
+    def _report(self, now: Now, report: model.PlaneReport) -> None:
+        if isinstance(report, model.Acquire):
+            self._recovery.acquire(now, report)
+            return
+        if isinstance(report, model.UnknownSpi):
+            orphan = ext.OrphanEsp(report.spi, report.octets, report.local, report.remote)
+            self._orphan(now, orphan, "ESP of an unknown SPI")
+            return
+        found = self._env.table.child(report.child)
+        if found is None:
+            return
+        sa, child = found
+        if isinstance(report, model.Silence):
+            self._env.signal(now, ext.TrafficSilence(sa, child, report.since_ns))
+        elif isinstance(report, model.Heard):
+            sa.last_traffic_ns = max(sa.last_traffic_ns, report.at_ns)
+            self._env.signal(now, ext.TrafficHeard(sa, child, report.at_ns))
+        elif isinstance(report, model.PeerMoved):
+            if not sa.local_behind_nat:
+                sa.move(now, sa.local, report.remote)
+        elif isinstance(report, model.Expiring):
+            if child.state is ChildState.INSTALLED and sa.state is IkeState.ESTABLISHED:
+                sa.submit(now, RekeyChild(child))
+        else:
+            self._recovery.child_lost(now, sa, child, "start")

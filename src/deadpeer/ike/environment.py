@@ -1,0 +1,206 @@
+"""What an IKE SA and its exchanges need from the endpoint: outputs, timers, entropy, numbers, extensions."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from deadpeer.crypto import Entropy, EspKeys
+from deadpeer.ike import keylog
+from deadpeer.ike.connection import ChildConfig, EndpointConfig
+from deadpeer.ike.extension import Extension, Signal, Slot, SpiSource
+from deadpeer.ike.io import CommandDone, Event, Field, KeyLog, Level, Output, Persist, Plane, Transmit
+from deadpeer.ike.table import SaTable
+from deadpeer.ike.timers import TimerQueue
+from deadpeer.plane.model import PlaneOp
+from deadpeer.values import Address, Datagram, Now
+from deadpeer.wire import FIRST_ESP_SPI, NON_ESP_MARKER, Message, Notify, Payload
+
+if TYPE_CHECKING:
+    from deadpeer.ike.child import ChildSa
+    from deadpeer.ike.sa import IkeSa
+
+
+class Lifecycle(Protocol):
+    """What the endpoint is told about its SAs, to decide what comes next."""
+
+    def respond(self, now: Now, sa: IkeSa, request: Message) -> Sequence[Payload]:
+        """Handle the decrypted request of the peer; the payloads of the response."""
+        ...
+
+    def arm_ike(self, now: Now, sa: IkeSa) -> None:
+        """An IKE SA is established: arm its timers."""
+        ...
+
+    def arm_child(self, now: Now, sa: IkeSa, child: ChildSa) -> None:
+        """A child SA is installed, or moved to this IKE SA: arm its timers."""
+        ...
+
+    def setup_failed(self, now: Now, sa: IkeSa, why: str) -> None:
+        """An IKE SA that we initiated did not come up; it is closed already."""
+        ...
+
+    def sa_established(self, now: Now, sa: IkeSa) -> None:
+        """An IKE SA is up, its first child (if any) installed."""
+        ...
+
+    def initial_contact(self, now: Now, sa: IkeSa) -> None:
+        """The peer of the new `sa` says, protected, that it holds no other SA with us."""
+        ...
+
+    def child_lost(self, now: Now, sa: IkeSa, child: ChildSa, action: str) -> None:
+        """A child was closed by the peer, or expired; `action` is none, trap or start."""
+        ...
+
+
+class Environment:
+    """Shared by all SAs of an endpoint. Everything that leaves the core goes through here."""
+
+    def __init__(
+        self,
+        config: EndpointConfig,
+        entropy: Entropy,
+        spis: SpiSource,
+        lifecycle: Lifecycle,
+        extensions: Sequence[Extension],
+    ) -> None:
+        self.config = config
+        self.entropy = entropy
+        self.lifecycle = lifecycle
+        self.extensions = tuple(extensions)
+        self.table = SaTable()
+        self.timers = TimerQueue()
+        self.counters: Counter[str] = Counter()
+        self._spis = spis
+        self._outputs: deque[Output] = deque()
+        self._policies: dict[tuple[str, str, str], int] = {}
+        self._policy_keys: dict[int, tuple[str, str, str]] = {}
+        self._sa_number = 0
+        self._child_number = 0
+
+    # --- outputs ---------------------------------------------------------------------------------
+
+    def poll(self) -> Output | None:
+        """The next output, in order."""
+        return self._outputs.popleft() if self._outputs else None
+
+    def emit(self, output: Output) -> None:
+        """Queue an output."""
+        self._outputs.append(output)
+
+    def transmit(self, octets: bytes, local: Address, remote: Address, reason: str) -> int:
+        """Send an IKE message (without marker); returns the octets of UDP payload."""
+        payload = NON_ESP_MARKER + octets if local.port == self.config.port_nat_t else octets
+        self._outputs.append(Transmit(Datagram(payload, local, remote), reason))
+        self.counters[f"sent: {reason}"] += 1
+        return len(payload)
+
+    def transmit_raw(self, payload: bytes, local: Address, remote: Address, reason: str) -> None:
+        """Send a UDP payload that is not an IKE message, as it is."""
+        self._outputs.append(Transmit(Datagram(payload, local, remote), reason))
+        self.counters[f"sent: {reason}"] += 1
+
+    def plane(self, op: PlaneOp) -> None:
+        """Hand an operation to the data plane."""
+        self._outputs.append(Plane(op))
+
+    def persist(self, name: str, data: bytes) -> None:
+        """Have `data` written durably before anything that is sent after this call."""
+        self._outputs.append(Persist(name, data))
+
+    def event(self, kind: str, level: Level = "info", **fields: Field) -> None:
+        """Report an event."""
+        self._outputs.append(Event(kind, fields, level))
+
+    def done(self, tag: int, ok: bool, text: str) -> None:
+        """Answer the command with this tag; 0 is no command."""
+        if tag:
+            self._outputs.append(CommandDone(tag, ok, text))
+
+    def count(self, counter: str, amount: int = 1) -> None:
+        """Add to a named counter."""
+        self.counters[counter] += amount
+
+    def drop(self, reason: str) -> None:
+        """Count a datagram that led to nothing."""
+        self.counters[f"dropped: {reason}"] += 1
+
+    # --- numbers ---------------------------------------------------------------------------------
+
+    def sa_number(self) -> int:
+        """A number for an IKE SA, never used before in this process."""
+        self._sa_number += 1
+        return self._sa_number
+
+    def child_number(self) -> int:
+        """A number for a child SA, never used before in this process."""
+        self._child_number += 1
+        return self._child_number
+
+    def policy_number(self, sa: IkeSa, config: ChildConfig) -> int:
+        """The policy that a child of this SA serves: one for each peer and configured child."""
+        peer = "" if sa.connection.remote_host else str(sa.remote_identity)
+        return self.policy(sa.connection.name, config.name, peer)
+
+    def policy(self, connection: str, child: str, peer: str = "") -> int:
+        """The number of a policy; `peer` tells the peers of an %any connection apart."""
+        key = (connection, child, peer)
+        number = self._policies.get(key)
+        if number is None:
+            number = self._policies[key] = len(self._policies) + 1
+            self._policy_keys[number] = key
+        return number
+
+    def policy_of(self, number: int) -> tuple[str, str, str] | None:
+        """(connection, child, peer) of a policy number."""
+        return self._policy_keys.get(number)
+
+    def ike_spi(self) -> bytes:
+        """A fresh IKE SPI that no SA has on our side."""
+        while self.table.ours(spi := self._spis.ike_spi()) is not None or spi == bytes(8):
+            self.counters["ike spi collisions"] += 1
+        return spi
+
+    def esp_spi(self) -> int:
+        """A fresh inbound ESP SPI, 256 or more."""
+        while True:
+            spi = int.from_bytes(self.entropy.octets(4), "big")
+            if spi >= FIRST_ESP_SPI and self.table.child_by_inbound(spi) is None:
+                return spi
+
+    # --- extensions ------------------------------------------------------------------------------
+
+    def signal(self, now: Now, signal: Signal) -> None:
+        """Tell every extension what happened."""
+        for extension in self.extensions:
+            extension.observe(now, signal)
+
+    def contribute(self, now: Now, slot: Slot, sa: IkeSa, *, response: bool) -> list[Notify]:
+        """What the extensions put into our message of this slot."""
+        found: list[Notify] = []
+        for extension in self.extensions:
+            found.extend(extension.notifies(now, slot, sa, response=response))
+        return found
+
+    # --- key log ---------------------------------------------------------------------------------
+
+    def keylog_sa(self, sa: IkeSa) -> None:
+        """Write the keys of an IKE SA, if the endpoint was told to."""
+        if self.config.keylog and sa.keys is not None:
+            line = keylog.ike_line(sa.spi_i, sa.spi_r, sa.suite, sa.keys)
+            if line is not None:
+                self._outputs.append(KeyLog("ikev2_decryption_table", line))
+
+    def keylog_child(self, sa: IkeSa, child: ChildSa, inbound: EspKeys, outbound: EspKeys) -> None:
+        """Write the keys of both directions of a child SA, if the endpoint was told to."""
+        if not self.config.keylog:
+            return
+        ways = (
+            (sa.remote.host, sa.local.host, child.spi_in, inbound),
+            (sa.local.host, sa.remote.host, child.spi_out, outbound),
+        )
+        for source, destination, spi, keys in ways:
+            line = keylog.esp_line(source, destination, spi, child.suite, keys)
+            if line is not None:
+                self._outputs.append(KeyLog("esp_sa", line))

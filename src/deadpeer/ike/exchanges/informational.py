@@ -1,0 +1,163 @@
+"""INFORMATIONAL (RFC 7296 section 1.4): liveness, deletes, notifies of extensions, both roles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deadpeer.ike import extension as ext
+from deadpeer.ike.child import ChildSa, ChildState
+from deadpeer.ike.collision import Decision, Incoming, Own, decide
+from deadpeer.ike.exchange import Exchange
+from deadpeer.ike.extension import Slot
+from deadpeer.ike.handover import take_over
+from deadpeer.ike.sa import IkeSa, IkeState
+from deadpeer.plane.model import ActivateOutbound
+from deadpeer.values import Now
+from deadpeer.wire import Delete, ExchangeType, Message, Notify, NotifyType, Payload, Protocol
+
+MAX_DELETED_SPIS = 64
+
+
+class Probe(Exchange):
+    """A liveness check: an empty request (section 2.4)."""
+
+    exchange_type = ExchangeType.INFORMATIONAL
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def request(self, sa: IkeSa, now: Now) -> Sequence[Payload] | None:
+        return () if sa.state is IkeState.ESTABLISHED else None
+
+
+class Inform(Exchange):
+    """Notifies of an extension."""
+
+    exchange_type = ExchangeType.INFORMATIONAL
+
+    def __init__(self, notifies: Sequence[Notify], reason: str) -> None:
+        self._notifies = tuple(notifies)
+        self.reason = reason
+
+    def request(self, sa: IkeSa, now: Now) -> Sequence[Payload] | None:
+        return self._notifies if sa.state is IkeState.ESTABLISHED else None
+
+
+class DeleteChild(Exchange):
+    """Delete a child SA: `child`, or only the inbound SPI of one that is not installed (any more)."""
+
+    exchange_type = ExchangeType.INFORMATIONAL
+    own = Own.DELETE_THIS_CHILD
+
+    def __init__(self, child: ChildSa | None, spi_in: int, why: str, tag: int = 0) -> None:
+        self.child = child
+        self.reason = "child SA delete request"
+        self._spi_in = spi_in
+        self._why = why
+        self._tag = tag
+
+    def request(self, sa: IkeSa, now: Now) -> Sequence[Payload] | None:
+        if self.child is not None:
+            if self.child.number not in sa.children:
+                sa.env.done(self._tag, True, "deleted already")
+                return None
+            if self.child.state is ChildState.INSTALLED:
+                self.child.state = ChildState.DELETING
+        return (Delete(Protocol.ESP, (self._spi_in.to_bytes(4, "big"),)),)
+
+    def response(self, sa: IkeSa, now: Now, answer: Message) -> None:
+        if self.child is not None:
+            linger = sa.env.config.child_linger_s if self.child.state is ChildState.REKEYED else 0.0
+            sa.drop_child(now, self.child, self._why, linger_s=linger)
+        sa.env.done(self._tag, True, "deleted")
+
+    def abandoned(self, sa: IkeSa, now: Now, why: str) -> None:
+        sa.env.done(self._tag, True, why)
+
+
+class DeleteIke(Exchange):
+    """Delete the IKE SA and all that it holds. With `notify`, that error instead of a Delete payload."""
+
+    exchange_type = ExchangeType.INFORMATIONAL
+    own = Own.DELETE_IKE
+    reason = "IKE SA delete request"
+
+    def __init__(self, why: str, notify: NotifyType | None = None) -> None:
+        self._why = why
+        self._notify = notify
+
+    def request(self, sa: IkeSa, now: Now) -> Sequence[Payload] | None:
+        if sa.state is IkeState.ESTABLISHED:
+            sa.state = IkeState.DELETING
+        if self._notify is not None:
+            return (Notify(self._notify),)
+        return (Delete(Protocol.IKE, ()),)
+
+    def response(self, sa: IkeSa, now: Now, answer: Message) -> None:
+        sa.close(now, self._why)
+
+
+def expire_child(sa: IkeSa, now: Now, child: ChildSa) -> None:
+    """A child reached the end of its life without having been replaced."""
+    action = child.config.close_action
+    sa.submit(now, DeleteChild(child, child.spi_in, "end of life"))
+    sa.env.lifecycle.child_lost(now, sa, child, action)
+
+
+def respond_informational(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
+    """The peer's INFORMATIONAL request."""
+    notifies = request.all(Notify)
+    if any(n.type == NotifyType.AUTHENTICATION_FAILED for n in notifies) and sa.established_ns is not None:
+        sa.after_reply.append(lambda: sa.close(now, "the peer could not authenticate us"))
+        return ()
+    if sa.established_ns is None:
+        sa.after_reply.append(lambda: sa.close(now, "the peer gave up"))
+        return ()
+    deletes = request.all(Delete)
+    if any(d.protocol == Protocol.IKE for d in deletes):
+        return _ike_deleted(sa, now)
+    answer: list[Payload] = []
+    spis = [spi for d in deletes if d.protocol == Protocol.ESP for spi in d.spis]
+    ours = [o for spi in spis[:MAX_DELETED_SPIS] if (o := _child_deleted(sa, now, spi)) is not None]
+    if ours:
+        answer.append(Delete(Protocol.ESP, tuple(o.to_bytes(4, "big") for o in ours)))
+    if notifies:
+        sa.after_reply.append(lambda: sa.env.signal(now, ext.PeerNotifies(sa, Slot.INFORMATIONAL, notifies)))
+    answer += sa.env.contribute(now, Slot.INFORMATIONAL, sa, response=True)
+    return answer
+
+
+def _ike_deleted(sa: IkeSa, now: Now) -> Sequence[Payload]:
+    heir = sa.successor
+    lost = [] if sa.state is not IkeState.ESTABLISHED or heir else list(sa.children.values())
+
+    def after() -> None:
+        if heir is not None and not heir.is_closed() and sa.state is IkeState.ESTABLISHED:
+            take_over(now, sa, heir, initiated=False)
+        for child in lost:
+            if child.state is ChildState.INSTALLED:
+                sa.env.lifecycle.child_lost(now, sa, child, child.config.close_action)
+        sa.close(now, "deleted by the peer")
+
+    sa.after_reply.append(after)
+    return ()
+
+
+def _child_deleted(sa: IkeSa, now: Now, spi: bytes) -> int | None:
+    """Drop the child that sends with `spi`. Returns our inbound SPI for the answer, None to say nothing."""
+    child = sa.child_by_outbound(spi)
+    if child is None:
+        return None
+    decision = decide(sa.own_request(child), Incoming.DELETE_CHILD)
+    state = child.state
+    if state is ChildState.REKEYED:
+        successor = sa.children.get(child.successor or 0)
+        if successor is not None and successor.deferred:
+            successor.deferred = False
+            sa.env.plane(ActivateOutbound(successor.number))
+        sa.drop_child(now, child, "rekeyed", linger_s=sa.env.config.child_linger_s)
+    else:
+        sa.drop_child(now, child, "deleted by the peer")
+        if state is ChildState.INSTALLED:
+            sa.env.lifecycle.child_lost(now, sa, child, child.config.close_action)
+    return None if decision is Decision.ACKNOWLEDGE else child.spi_in

@@ -1,0 +1,359 @@
+"""IKE_SA_INIT (RFC 7296 sections 1.2, 2.6, 2.7, 2.23), both roles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from deadpeer.crypto import (
+    BadPublicValue,
+    Group,
+    KeyPair,
+    ProposalError,
+    acceptable_groups,
+    check_ike_response,
+    generate_key,
+    initial_skeyseed,
+    offer,
+    select_ike,
+)
+from deadpeer.crypto.auth import parse_hashes, supported_hashes_notify_data
+from deadpeer.ike import nat
+from deadpeer.ike.child import NONCE_OCTETS
+from deadpeer.ike.connection import ChildConfig, Connection
+from deadpeer.ike.environment import Environment
+from deadpeer.ike.exchanges.auth import InitiatorAuth
+from deadpeer.ike.extension import Slot
+from deadpeer.ike.sa import IkeSa, IkeState
+from deadpeer.values import Address, Datagram, Now
+from deadpeer.wire import (
+    CertEncoding,
+    CertificateRequest,
+    ExchangeType,
+    KeyExchange,
+    Message,
+    Nonce,
+    Notify,
+    NotifyType,
+    Payload,
+    SecurityAssociation,
+    encode_message,
+    label,
+)
+
+if TYPE_CHECKING:
+    from deadpeer.ike.cookie import CookieJar
+
+MAX_COOKIES = 3
+HINT_PATIENCE_S = 3.0
+"""After an unprotected error, a setup that a command waits for goes on for so long, in case it is forged."""
+
+
+@dataclass(slots=True)
+class Setup:
+    """What is kept between IKE_SA_INIT and the end of IKE_AUTH."""
+
+    nonce_i: bytes = field(default=b"", repr=False)
+    nonce_r: bytes = field(default=b"", repr=False)
+    key_pair: KeyPair | None = field(default=None, repr=False)
+    offered: SecurityAssociation | None = None
+    cookie: bytes = b""
+    cookies_seen: int = 0
+    groups_tried: list[Group] = field(default_factory=list)
+    request: bytes = b""
+    response: bytes = b""
+    peer_hashes: frozenset[int] | None = None
+    candidates: tuple[Connection, ...] = ()
+    """Responder: the connections that the peer may mean."""
+    child: ChildConfig | None = None
+    """Initiator: the child to bring up with IKE_AUTH."""
+    tag: int = 0
+    last_error: str = ""
+
+
+# --- initiator -------------------------------------------------------------------------------------
+
+
+def initiate(sa: IkeSa, now: Now, child: ChildConfig | None, tag: int) -> None:
+    """Send the first IKE_SA_INIT request of a new SA in state INIT_SENT."""
+    sa.setup = Setup(nonce_i=sa.env.entropy.octets(NONCE_OCTETS), child=child, tag=tag)
+    _use_group(sa, acceptable_groups(sa.connection.proposals)[0])
+    _send(sa, now)
+
+
+def on_response(sa: IkeSa, now: Now, octets: bytes, message: Message, datagram: Datagram) -> None:
+    """An IKE_SA_INIT response for this SA: go on, or try again with a cookie or another group.
+
+    Nothing in it is authenticated yet: what can't be used is counted and otherwise ignored.
+    """
+    setup = sa.setup
+    if setup is None or sa.state is not IkeState.INIT_SENT or message.message_id != 0:
+        sa.env.drop("IKE_SA_INIT response not awaited")
+        return
+    if (cookie := message.notify(NotifyType.COOKIE)) is not None and not message.first(SecurityAssociation):
+        _retry_with_cookie(sa, now, cookie)
+        return
+    if (wanted := message.notify(NotifyType.INVALID_KE_PAYLOAD)) is not None:
+        _retry_with_group(sa, now, wanted)
+        return
+    if message.first(SecurityAssociation) is None:
+        _note_error(sa, now, message)
+        return
+    _accept(sa, now, octets, message, datagram)
+
+
+def _send(sa: IkeSa, now: Now) -> None:
+    setup = sa.setup
+    assert setup is not None and setup.key_pair is not None
+    setup.offered = offer(sa.connection.proposals, b"")
+    payloads: list[Payload] = [
+        setup.offered,
+        KeyExchange(setup.key_pair.group.transform_id, setup.key_pair.public),
+        Nonce(setup.nonce_i),
+        *_capabilities(sa, now, response=False),
+    ]
+    if setup.cookie:
+        payloads.insert(0, Notify(NotifyType.COOKIE, setup.cookie))
+    setup.request = encode_message(
+        Message(sa.spi_i, bytes(8), ExchangeType.IKE_SA_INIT, 0, True, False, tuple(payloads))
+    )
+    sa.send.close()
+    sa.send.next_id = 0
+    sa.start_request(now, (setup.request,), "IKE_SA_INIT request")
+
+
+def _capabilities(sa: IkeSa, now: Now, *, response: bool) -> list[Notify]:
+    force = sa.env.entropy.octets(20) if sa.connection.encap else None
+    found: list[Notify] = list(nat.detection_notifies(sa.spi_i, sa.spi_r, sa.local, sa.remote, force))
+    if sa.connection.fragmentation and (not response or sa.fragmentation):
+        found.append(Notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED))
+    found.append(Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, supported_hashes_notify_data()))
+    return found + sa.env.contribute(now, Slot.INIT, sa, response=response)
+
+
+def _use_group(sa: IkeSa, group: Group) -> None:
+    assert sa.setup is not None
+    sa.setup.key_pair = generate_key(group, sa.env.entropy)
+    sa.setup.groups_tried.append(group)
+
+
+def _retry_with_cookie(sa: IkeSa, now: Now, cookie: Notify) -> None:
+    setup = sa.setup
+    assert setup is not None
+    setup.cookies_seen += 1
+    if setup.cookies_seen > MAX_COOKIES or not 1 <= len(cookie.data) <= 64 or cookie.data == setup.cookie:
+        sa.env.drop("unusable cookie")
+        return
+    setup.cookie = cookie.data
+    _send(sa, now)
+
+
+def _retry_with_group(sa: IkeSa, now: Now, wanted: Notify) -> None:
+    setup = sa.setup
+    assert setup is not None
+    group_id = int.from_bytes(wanted.data, "big") if len(wanted.data) == 2 else 0
+    groups = {g.transform_id: g for g in acceptable_groups(sa.connection.proposals)}
+    group = groups.get(group_id)
+    # A group we did not propose, or one that was refused before: forged, or a loop (section 2.7).
+    if group is None or group in setup.groups_tried:
+        sa.env.drop("unusable INVALID_KE_PAYLOAD")
+        setup.last_error = f"INVALID_KE_PAYLOAD for group {group_id}"
+        return
+    _use_group(sa, group)
+    _send(sa, now)
+
+
+def _note_error(sa: IkeSa, now: Now, message: Message) -> None:
+    """An unauthenticated error is a hint to try again, not a verdict (section 2.4)."""
+    setup = sa.setup
+    assert setup is not None
+    errors = [n for n in message.all(Notify) if n.is_error]
+    if not errors:
+        sa.env.drop("IKE_SA_INIT response without SA")
+        return
+    setup.last_error = label(NotifyType, errors[0].type)
+    sa.env.event(
+        "hint", "notice", connection=sa.connection.name, sa=sa.number,
+        hint="unprotected error to IKE_SA_INIT", detail=setup.last_error, source=str(sa.remote),
+    )  # fmt: skip
+    if setup.tag and sa.env.timers.armed(sa.number, "unprotected error") is None:
+        at = now.after(HINT_PATIENCE_S)
+        sa.env.timers.arm(
+            sa.number, "unprotected error", at, lambda t: sa.fail_setup(t, "the peer refuses IKE_SA_INIT")
+        )
+
+
+def _accept(sa: IkeSa, now: Now, octets: bytes, message: Message, datagram: Datagram) -> None:
+    setup = sa.setup
+    assert setup is not None and setup.key_pair is not None and setup.offered is not None
+    chosen, key, nonce = (
+        message.first(SecurityAssociation),
+        message.first(KeyExchange),
+        message.first(Nonce),
+    )
+    if chosen is None or key is None or nonce is None or message.spi_r == bytes(8):
+        sa.env.drop("incomplete IKE_SA_INIT response")
+        return
+    try:
+        suite = check_ike_response(setup.offered, chosen)
+        if suite.group != setup.key_pair.group or key.group != suite.group.transform_id:
+            sa.env.drop("IKE_SA_INIT response for another group")
+            return
+        shared = setup.key_pair.shared(key.data)
+    except (ProposalError, BadPublicValue) as error:
+        setup.last_error = str(error)
+        sa.env.drop("unusable IKE_SA_INIT response")
+        return
+    outstanding = sa.send.close()
+    if outstanding is not None and outstanding.attempts == 1:
+        sa.rtt.sample((now.mono_ns - outstanding.first_sent_ns) / 1e9)
+    sa.env.timers.cancel(sa.number, "retransmission")
+    sa.env.timers.cancel(sa.number, "unprotected error")
+    sa.peer_spi = message.spi_r
+    sa.env.table.peer_spi_known(sa)
+    setup.nonce_r, setup.response = nonce.data, octets
+    _read_capabilities(sa, message, datagram)
+    sa.set_keys(
+        suite, initial_skeyseed(suite.prf, setup.nonce_i, setup.nonce_r, shared), setup.nonce_i, setup.nonce_r
+    )
+    sa.state = IkeState.AUTHENTICATING
+    sa.submit(now, InitiatorAuth())
+
+
+def _read_capabilities(sa: IkeSa, message: Message, datagram: Datagram) -> None:
+    setup = sa.setup
+    assert setup is not None
+    if (hashes := message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)) is not None:
+        setup.peer_hashes = parse_hashes(hashes.data)
+    supported = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
+    sa.fragmentation = sa.connection.fragmentation and supported
+    judged = nat.behind_nat(message, datagram.local, datagram.remote)
+    if judged is not None:
+        sa.local_behind_nat, sa.peer_behind_nat = judged
+    if sa.initiator and judged is not None and (any(judged) or sa.connection.encap):
+        # Section 2.23: the initiator moves to port 4500 once a NAT is found (or is to be assumed).
+        sa.local = Address(sa.local.host, sa.env.config.port_nat_t)
+        sa.remote = Address(sa.remote.host, sa.connection.remote_port_nat_t)
+
+
+# --- responder -------------------------------------------------------------------------------------
+
+
+def respond(
+    env: Environment,
+    now: Now,
+    octets: bytes,
+    message: Message,
+    datagram: Datagram,
+    candidates: list[Connection],
+    cookies: CookieJar,
+) -> None:
+    """An IKE_SA_INIT request from a stranger: a cookie if we are busy, an error, or a half-open SA."""
+    offered, key, nonce = (
+        message.first(SecurityAssociation),
+        message.first(KeyExchange),
+        message.first(Nonce),
+    )
+    if offered is None or key is None or nonce is None:
+        env.drop("incomplete IKE_SA_INIT request")
+        return
+    if not _admitted(env, now, message, nonce, datagram, cookies):
+        return
+    if not candidates:
+        env.event("no_connection", "notice", remote=str(datagram.remote), local=str(datagram.local))
+        refuse(env, message, datagram, Notify(NotifyType.NO_PROPOSAL_CHOSEN), "no connection for the peer")
+        return
+    for connection in candidates:
+        selected = select_ike(offered, connection.proposals, key.group)
+        if selected is not None:
+            break
+    else:
+        refuse(env, message, datagram, Notify(NotifyType.NO_PROPOSAL_CHOSEN), "no IKE proposal in common")
+        return
+    group = selected.suite.group
+    if key.group != group.transform_id:
+        wanted = Notify(NotifyType.INVALID_KE_PAYLOAD, group.transform_id.to_bytes(2, "big"))
+        refuse(env, message, datagram, wanted, "key exchange for another group")
+        return
+    key_pair = generate_key(group, env.entropy)
+    try:
+        shared = key_pair.shared(key.data)
+    except BadPublicValue:
+        env.drop("bad public value in IKE_SA_INIT")
+        return
+    sa = IkeSa(
+        env,
+        now,
+        connection,
+        initiator=False,
+        own_spi=env.ike_spi(),
+        peer_spi=message.spi_i,
+        local=datagram.local,
+        remote=datagram.remote,
+    )
+    sa.setup = Setup(
+        nonce_i=nonce.data,
+        nonce_r=env.entropy.octets(NONCE_OCTETS),
+        request=octets,
+        candidates=tuple(candidates),
+    )
+    env.table.add(sa)
+    env.table.half_opened(sa, message.spi_i)
+    _read_capabilities(sa, message, datagram)
+    payloads: list[Payload] = [
+        selected.answer(),
+        KeyExchange(group.transform_id, key_pair.public),
+        Nonce(sa.setup.nonce_r),
+        *_capabilities(sa, now, response=True),
+    ]
+    authorities = b"".join(
+        dict.fromkeys(c.remote.trust.authorities for c in candidates if c.remote.trust and c.send_certreq)
+    )
+    if authorities:
+        payloads.append(CertificateRequest(CertEncoding.X509_SIGNATURE, authorities))
+    sa.setup.response = encode_message(
+        Message(sa.spi_i, sa.spi_r, ExchangeType.IKE_SA_INIT, 0, False, True, tuple(payloads))
+    )
+    sa.set_keys(
+        selected.suite,
+        initial_skeyseed(selected.suite.prf, nonce.data, sa.setup.nonce_r, shared),
+        nonce.data,
+        sa.setup.nonce_r,
+    )
+    sa.recv.record(octets, (sa.setup.response,))
+    env.timers.arm(
+        sa.number,
+        "half-open",
+        now.after(env.config.half_open_timeout_s),
+        lambda t: sa.close(t, "the initiator never authenticated"),
+    )
+    env.transmit(sa.setup.response, sa.local, sa.remote, "IKE_SA_INIT response")
+
+
+def refuse(env: Environment, message: Message, datagram: Datagram, notify: Notify, why: str) -> None:
+    """Answer an IKE_SA_INIT request with one unprotected notify; nothing is kept."""
+    env.drop(why)
+    answer = Message(message.spi_i, bytes(8), message.exchange, message.message_id, False, True, (notify,))
+    env.transmit(encode_message(answer), datagram.local, datagram.remote, f"refusal: {why}")
+
+
+def _admitted(
+    env: Environment, now: Now, message: Message, nonce: Nonce, datagram: Datagram, cookies: CookieJar
+) -> bool:
+    """Half-open limits and the stateless cookie (section 2.6)."""
+    config, table = env.config, env.table
+    returned = message.notify(NotifyType.COOKIE)
+    valid = returned is not None and cookies.check(
+        now, returned.data, nonce.data, message.spi_i, datagram.remote
+    )
+    if table.half_open >= config.half_open_limit or len(table) >= config.max_ike_sas:
+        env.drop("too many half-open SAs")
+        return False
+    if table.half_open >= config.cookie_threshold and not valid:
+        cookie = cookies.make(now, nonce.data, message.spi_i, datagram.remote)
+        refuse(env, message, datagram, Notify(NotifyType.COOKIE, cookie), "cookie demanded")
+        return False
+    if table.half_open_from(datagram.remote.host) >= config.half_open_per_source:
+        env.drop("too many half-open SAs of one source")
+        return False
+    return True

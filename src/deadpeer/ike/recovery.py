@@ -1,0 +1,346 @@
+"""Which SAs ought to be there, and what is done about it: start, trap, try again, recover after a proof."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from deadpeer.ike import selectors
+from deadpeer.ike.child import ChildSa, ChildState
+from deadpeer.ike.connection import ChildConfig, Connection
+from deadpeer.ike.environment import Environment
+from deadpeer.ike.evidence import Verdict
+from deadpeer.ike.exchanges import init
+from deadpeer.ike.exchanges.child import CreateChild
+from deadpeer.ike.rtt import RttEstimator
+from deadpeer.ike.sa import IkeSa
+from deadpeer.plane.model import Acquire, InstallTrap, RemoveTrap
+from deadpeer.values import Address, Now
+
+MAX_RETRY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """From where and to where a connection is initiated; `rtt_s` is what is known of the round trip."""
+
+    local: Address
+    remote: Address
+    rtt_s: float | None = None
+
+
+@dataclass(slots=True)
+class Attempt:
+    """An IKE SA in setup: what else shall come up with it, and whether to try again if it fails."""
+
+    keep_trying: bool
+    recovering: bool
+    route: Route | None
+    first: ChildConfig | None
+    further: list[tuple[ChildConfig, int]] = field(default_factory=list)
+
+
+class Recovery:
+    """Knows today's connections and sees to it that what they ask for is there."""
+
+    def __init__(self, env: Environment, connections: Sequence[Connection]) -> None:
+        self._env = env
+        self.connections: dict[str, Connection] = {c.name: c for c in connections}
+        self.stopping = False
+        self._attempts: dict[int, Attempt] = {}
+        self._tries: dict[str, int] = {}
+        self._held: dict[int, Route] = {}
+        """Policies whose packets wait because their SA was lost, and where their peer was."""
+        self._trapped: set[int] = set()
+        """Policies with `start_action` trap."""
+
+    # --- what the configuration asks for ---------------------------------------------------------
+
+    def start(self, now: Now) -> None:
+        """Install the traps and start the connections that the configuration says to start."""
+        for connection in self.connections.values():
+            self._start(now, connection)
+
+    def reload(self, now: Now, connections: Iterable[Connection]) -> None:
+        """Use these connections from now on; living SAs keep what they were made with."""
+        old, self.connections = self.connections, {c.name: c for c in connections}
+        for name, connection in old.items():
+            for child in connection.children:
+                today = self.connections.get(name)
+                kept = today.child(child.name) if today is not None else None
+                if kept is None or kept.start_action != "trap":
+                    self._untrap(self._env.policy(name, child.name))
+            if name not in self.connections:
+                self.forget(name)
+        for connection in self.connections.values():
+            if connection != old.get(connection.name):
+                self._start(now, connection)
+
+    def forget(self, name: str) -> None:
+        """Stop trying to bring this connection up."""
+        self._tries.pop(name, None)
+        self._env.timers.cancel(("connection", name), "try again")
+
+    # --- bringing up -----------------------------------------------------------------------------
+
+    def bring_up(
+        self,
+        now: Now,
+        connection: Connection,
+        children: Sequence[ChildConfig],
+        *,
+        tag: int = 0,
+        keep_trying: bool = False,
+        recovering: bool = False,
+        route: Route | None = None,
+    ) -> None:
+        """Have these children up: in the established IKE SA if there is one, else in a new one."""
+        if self.stopping:
+            self._env.done(tag, False, "the gateway is stopping")
+            return
+        sa = self._usable(connection)
+        if sa is not None and sa.established:
+            for child in children:
+                self._add_child(now, sa, child, tag)
+            return
+        if sa is not None:
+            attempt = self._attempts[sa.number]
+            known = [c for c, _ in attempt.further] + [attempt.first]
+            attempt.further += [(c, tag) for c in children if c not in known or tag]
+            attempt.keep_trying = attempt.keep_trying or keep_trying
+            return
+        route = route or self._route(connection)
+        if route is None:
+            why = f"connection {connection.name} has no single remote address to initiate to"
+            self._env.event("initiate_failed", "warning", connection=connection.name, reason=why)
+            self._env.done(tag, False, why)
+            return
+        self._initiate(now, connection, children, tag, keep_trying, recovering, route)
+
+    def acquire(self, now: Now, report: Acquire) -> None:
+        """A packet waits for a child of this policy."""
+        key = self._env.policy_of(report.policy)
+        connection = self.connections.get(key[0]) if key is not None else None
+        child = connection.child(key[1]) if connection is not None and key is not None else None
+        if connection is None or child is None:
+            self._env.drop("acquire for a policy without a connection")
+            return
+        held = self._held.get(report.policy)
+        self._env.event(
+            "acquire", "debug", connection=connection.name, child=child.name, packet=report.summary
+        )
+        self.bring_up(now, connection, [child], keep_trying=True, recovering=held is not None, route=held)
+
+    # --- what became of an SA --------------------------------------------------------------------
+
+    def established(self, now: Now, sa: IkeSa) -> None:
+        """An IKE SA is up: further children follow, and retries of its connection end."""
+        self.forget(sa.connection.name)
+        attempt = self._attempts.pop(sa.number, None)
+        for child, tag in attempt.further if attempt is not None else ():
+            self._add_child(now, sa, child, tag)
+
+    def child_installed(self, child: ChildSa) -> None:
+        """A policy is served again: what waited has gone, the hold ends."""
+        if self._held.pop(child.policy, None) is not None and child.policy not in self._trapped:
+            self._env.plane(RemoveTrap(child.policy))
+
+    def setup_failed(self, now: Now, sa: IkeSa, why: str) -> None:
+        """An IKE SA that we initiated did not come up."""
+        setup, attempt = sa.setup, self._attempts.pop(sa.number, None)
+        if setup is not None:
+            self._env.done(setup.tag, False, why)
+        if attempt is None:
+            return
+        for _, tag in attempt.further:
+            self._env.done(tag, False, why)
+        name = sa.connection.name
+        connection = self.connections.get(name)
+        tries = self._tries[name] = self._tries.get(name, 0) + 1
+        limit = connection.keyingtries if connection is not None else 1
+        if connection is None or not attempt.keep_trying or self.stopping or 0 < limit <= tries:
+            self.forget(name)
+            return
+        wanted = [c for c in (attempt.first, *(c for c, _ in attempt.further)) if c is not None]
+        names = {c.name for c in wanted}
+
+        def again(then: Now) -> None:
+            today = self.connections.get(name)
+            if today is not None:
+                self.bring_up(
+                    then,
+                    today,
+                    [c for c in today.children if c.name in names],
+                    keep_trying=True,
+                    recovering=attempt.recovering,
+                    route=attempt.route,
+                )
+
+        delay = min(2.0 ** min(tries - 1, 10), MAX_RETRY_S)
+        self._env.timers.arm(("connection", name), "try again", now.after(delay), again)
+
+    def condemned(self, now: Now, sa: IkeSa, verdict: Verdict) -> None:
+        """The peer has lost this SA: drop it silently; hold its traffic and recover as configured."""
+        lost = [c for c in sa.children.values() if c.state is not ChildState.REKEYED]
+        lost = [c for c in lost if not self._served_elsewhere(sa, c)]
+        route = Route(sa.local, sa.remote, sa.rtt_s)
+        for child in lost:
+            if child.config.dpd_action != "clear":
+                self._hold(child, route)
+        sa.close(now, f"condemned: {verdict.proof.kind}")
+        self._again(now, sa.connection, [c for c in lost if c.config.dpd_action == "restart"], route)
+
+    def child_lost(self, now: Now, sa: IkeSa, child: ChildSa, action: str) -> None:
+        """A child was closed by the peer, or expired; `action` is the configured close_action."""
+        if self.stopping or action == "none" or self._served_elsewhere(sa, child):
+            return
+        route = Route(sa.local, sa.remote, sa.rtt_s)
+        self._hold(child, route)
+        if action == "start":
+            self._again(now, sa.connection, [child], route)
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _start(self, now: Now, connection: Connection) -> None:
+        for child in connection.children:
+            if child.start_action == "trap" and connection.remote_host is not None:
+                self._trap(connection, child)
+        starting = [c for c in connection.children if c.start_action == "start"]
+        if starting:
+            self.bring_up(now, connection, starting, keep_trying=True)
+
+    def _trap(self, connection: Connection, child: ChildConfig) -> None:
+        local = self._local_host(connection)
+        remote = connection.remote_host
+        if local is None or remote is None:
+            return
+        policy = self._env.policy(connection.name, child.name)
+        self._trapped.add(policy)
+        self._env.plane(
+            InstallTrap(
+                policy,
+                selectors.resolve(child.local_ts, local),
+                selectors.resolve(child.remote_ts, remote),
+            )
+        )
+
+    def _untrap(self, policy: int) -> None:
+        if policy in self._trapped:
+            self._trapped.discard(policy)
+            self._env.plane(RemoveTrap(policy))
+
+    def _hold(self, child: ChildSa, route: Route) -> None:
+        """Packets of the child's policy wait from now on, and ask for a new child."""
+        self._held[child.policy] = route
+        self._env.plane(InstallTrap(child.policy, child.local_ts, child.remote_ts))
+
+    def _again(self, now: Now, connection: Connection, children: Sequence[ChildSa], route: Route) -> None:
+        today = self.connections.get(connection.name)
+        if today is None or not children or self.stopping:
+            return
+        names = [c.name for c in children]
+        configs = [c for c in today.children if c.name in names]
+        if not configs:
+            return
+        self._env.event("recovering", "notice", connection=today.name, children=names)
+        self.bring_up(
+            now,
+            today,
+            configs,
+            keep_trying=True,
+            recovering=True,
+            route=self._known_route(today, route),
+        )
+
+    def _known_route(self, connection: Connection, last: Route) -> Route:
+        """Where to initiate after a loss: the configured address, else where the peer was last."""
+        configured = self._route(connection)
+        if configured is None:
+            return last
+        return Route(configured.local, configured.remote, last.rtt_s)
+
+    def _initiate(
+        self,
+        now: Now,
+        connection: Connection,
+        children: Sequence[ChildConfig],
+        tag: int,
+        keep_trying: bool,
+        recovering: bool,
+        route: Route,
+    ) -> None:
+        env = self._env
+        if len(env.table) >= env.config.max_ike_sas:
+            env.done(tag, False, f"there are {len(env.table)} IKE SAs already (max_ike_sas)")
+            return
+        fresh = not recovering and not any(s.connection.name == connection.name for s in env.table)
+        sa = IkeSa(
+            env,
+            now,
+            connection,
+            initiator=True,
+            own_spi=env.ike_spi(),
+            peer_spi=bytes(8),
+            local=route.local,
+            remote=route.remote,
+            rtt=RttEstimator(route.rtt_s),
+        )
+        sa.recovering = recovering
+        sa.initial_contact = connection.initial_contact and fresh
+        env.table.add(sa)
+        first = children[0] if children else None
+        further = [(c, tag) for c in children[1:]]
+        self._attempts[sa.number] = Attempt(keep_trying, recovering, route, first, further)
+        env.event(
+            "initiate",
+            connection=connection.name,
+            sa=sa.number,
+            remote=str(route.remote),
+            recovering=recovering,
+        )
+        init.initiate(sa, now, first, tag)
+
+    def _add_child(self, now: Now, sa: IkeSa, config: ChildConfig, tag: int) -> None:
+        if any(c.name == config.name and c.state is ChildState.INSTALLED for c in sa.children.values()):
+            self._env.done(tag, True, f"{config.name} is up already")
+            return
+        under_way = [sa.active, *sa.queue]
+        if not tag and any(isinstance(e, CreateChild) and e.config.name == config.name for e in under_way):
+            return
+        sa.submit(now, CreateChild(config, tag))
+
+    def _usable(self, connection: Connection) -> IkeSa | None:
+        """An established IKE SA of the connection, else one that is being set up by us."""
+        ours = [s for s in self._env.table if s.connection.name == connection.name]
+        if connection.remote_host is None:
+            return None
+        established = [s for s in ours if s.established]
+        return next(iter(established), None) or next((s for s in ours if s.number in self._attempts), None)
+
+    def _served_elsewhere(self, sa: IkeSa, child: ChildSa) -> bool:
+        """Whether another established IKE SA with the same peer has a child for the same policy."""
+        return any(
+            other is not sa
+            and other.established
+            and other.remote_identity == sa.remote_identity
+            and any(c.policy == child.policy for c in other.children.values())
+            for other in self._env.table
+        )
+
+    def _route(self, connection: Connection) -> Route | None:
+        remote, local = connection.remote_host, self._local_host(connection)
+        if remote is None or local is None:
+            return None
+        return Route(Address(local, self._env.config.port), Address(remote, connection.remote_port))
+
+    def _local_host(self, connection: Connection) -> str | None:
+        """Our address for a connection: the configured one, else the first one of the peer's family."""
+        for network in connection.local_addrs:
+            if network.prefixlen == network.max_prefixlen:
+                return str(network.network_address)
+        remote = connection.remote_host
+        if remote is None:
+            return None
+        version = ip_address(remote).version
+        return next((h for h in self._env.config.local_hosts if ip_address(h).version == version), None)

@@ -1,0 +1,152 @@
+"""The tables of SAs: by number, by SPI on either side, by child; bounded by the endpoint's limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from deadpeer.values import Address
+
+if TYPE_CHECKING:
+    from deadpeer.ike.child import ChildSa
+    from deadpeer.ike.sa import IkeSa
+
+
+class SaTable:
+    """All IKE SAs that are not closed, in any state, and their child SAs."""
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, IkeSa] = {}
+        self._ours: dict[bytes, IkeSa] = {}
+        self._theirs: Counter[bytes] = Counter()
+        self._initial: dict[tuple[bytes, Address], IkeSa] = {}
+        self._initial_of: dict[int, tuple[bytes, Address]] = {}
+        self._inbound: dict[int, tuple[IkeSa, ChildSa]] = {}
+        self._outbound: dict[int, list[IkeSa]] = {}
+        self._children: dict[int, tuple[IkeSa, ChildSa]] = {}
+        self._half_open: Counter[str] = Counter()
+        self._half_open_of: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def __iter__(self) -> Iterator[IkeSa]:
+        return iter(list(self._by_number.values()))
+
+    # --- IKE SAs ---------------------------------------------------------------------------------
+
+    def add(self, sa: IkeSa) -> None:
+        """Enter an IKE SA under its own SPI; its peer's SPI too, if it is known."""
+        self._by_number[sa.number] = sa
+        self._ours[sa.own_spi] = sa
+        if sa.peer_spi != bytes(8):
+            self._theirs[sa.peer_spi] += 1
+
+    def peer_spi_known(self, sa: IkeSa) -> None:
+        """The response to IKE_SA_INIT named the peer's SPI."""
+        self._theirs[sa.peer_spi] += 1
+
+    def remove(self, sa: IkeSa) -> None:
+        """Forget an IKE SA; its children must be gone before."""
+        if self._by_number.pop(sa.number, None) is None:
+            return
+        self._ours.pop(sa.own_spi, None)
+        if self._theirs[sa.peer_spi] <= 1:
+            del self._theirs[sa.peer_spi]
+        else:
+            self._theirs[sa.peer_spi] -= 1
+        key = self._initial_of.pop(sa.number, None)
+        if key is not None:
+            del self._initial[key]
+        self.settled(sa)
+
+    def get(self, number: int) -> IkeSa | None:
+        """The SA with this local number."""
+        return self._by_number.get(number)
+
+    def ours(self, spi: bytes) -> IkeSa | None:
+        """The SA for which we chose this SPI."""
+        return self._ours.get(spi)
+
+    def alive(self, spi: bytes) -> bool:
+        """Whether any SA has this SPI on either side, in either role, in any state."""
+        return spi in self._ours or spi in self._theirs
+
+    def find(self, spi_i: bytes, spi_r: bytes) -> IkeSa | None:
+        """The SA with this pair of SPIs."""
+        for spi in (spi_i, spi_r):
+            sa = self._ours.get(spi)
+            if sa is not None and (sa.spi_i, sa.spi_r) == (spi_i, spi_r):
+                return sa
+        return None
+
+    def with_peer(self, remote: Address) -> IkeSa | None:
+        """An established SA whose peer is at exactly this address and port."""
+        return next((sa for sa in self._by_number.values() if sa.established and sa.remote == remote), None)
+
+    # --- half-open -------------------------------------------------------------------------------
+
+    def half_opened(self, sa: IkeSa, spi_i: bytes) -> None:
+        """A responder's SA waits for IKE_AUTH."""
+        self._initial[spi_i, sa.remote] = sa
+        self._initial_of[sa.number] = (spi_i, sa.remote)
+        self._half_open_of[sa.number] = sa.remote.host
+        self._half_open[sa.remote.host] += 1
+
+    def half_open_with(self, spi_i: bytes, remote: Address) -> IkeSa | None:
+        """The responder's SA that this IKE_SA_INIT request made, for retransmissions of the request."""
+        return self._initial.get((spi_i, remote))
+
+    def settled(self, sa: IkeSa) -> None:
+        """The SA is not half-open any more."""
+        host = self._half_open_of.pop(sa.number, None)
+        if host is None:
+            return
+        self._half_open[host] -= 1
+        if self._half_open[host] <= 0:
+            del self._half_open[host]
+
+    @property
+    def half_open(self) -> int:
+        """How many SAs wait for IKE_AUTH."""
+        return len(self._half_open_of)
+
+    def half_open_from(self, host: str) -> int:
+        """How many of them were asked for from this address."""
+        return self._half_open.get(host, 0)
+
+    # --- child SAs -------------------------------------------------------------------------------
+
+    def add_child(self, sa: IkeSa, child: ChildSa) -> None:
+        """Enter a child, or move it to another IKE SA."""
+        self._children[child.number] = (sa, child)
+        self._inbound[child.spi_in] = (sa, child)
+        self._outbound.setdefault(child.spi_out, []).append(sa)
+
+    def remove_child(self, sa: IkeSa, child: ChildSa) -> None:
+        """Forget a child of this IKE SA."""
+        self._children.pop(child.number, None)
+        self._inbound.pop(child.spi_in, None)
+        owners = self._outbound.get(child.spi_out, [])
+        if sa in owners:
+            owners.remove(sa)
+        if not owners:
+            self._outbound.pop(child.spi_out, None)
+
+    def child(self, number: int) -> tuple[IkeSa, ChildSa] | None:
+        """The child with this number, and its IKE SA."""
+        return self._children.get(number)
+
+    def child_by_inbound(self, spi: int) -> tuple[IkeSa, ChildSa] | None:
+        """The child that receives with this ESP SPI, and its IKE SA."""
+        return self._inbound.get(spi)
+
+    def by_outbound(self, spi: int, host: str) -> IkeSa | None:
+        """The IKE SA of a child that sends with this ESP SPI to a peer at this address."""
+        return next((sa for sa in self._outbound.get(spi, ()) if sa.remote.host == host), None)
+
+    @property
+    def children(self) -> int:
+        """How many child SAs there are."""
+        return len(self._children)

@@ -19,6 +19,7 @@ class Child:
 
     __slots__ = (
         "active",
+        "armed_ns",
         "exhausted",
         "expiring",
         "heard_ns",
@@ -63,6 +64,8 @@ class Child:
         self.pending = True
         self.exhausted = False
         self.remove_at_ns: int | None = None
+        self.armed_ns: int | None = None
+        """When the engine's timer for this child goes off."""
 
         self.next_sequence = first_sequence
         self.last_sequence = (1 << 64) - 1 if op.suite.esn else (1 << 32) - 1

@@ -166,15 +166,18 @@ class EspEngine:
         """When `expire` wants to be called next; the reason is "linger" or "silence"."""
         while self._timers:
             at_ns, _, subject = self._timers[0]
-            if _due(subject) == at_ns:
+            due_ns = _due(subject)
+            if due_ns == at_ns:
                 return Deadline(at_ns, "linger" if isinstance(subject, Child) else "silence")
-            heappop(self._timers)
+            self._pop_timer()
+            if due_ns is not None:
+                self._arm(due_ns, subject)
         return None
 
     def expire(self, now_ns: int) -> None:
         """Do what is due by now: end lingering SAs, report silences."""
         while (deadline := self.deadline()) is not None and deadline.at_ns <= now_ns:
-            _, _, subject = heappop(self._timers)
+            subject = self._pop_timer()
             if isinstance(subject, Child):
                 self._forget(subject)
             else:
@@ -184,6 +187,11 @@ class EspEngine:
         """What a child has carried; None once it is gone, its lingering half included."""
         entry = self._children.get(child)
         return entry.counters() if entry else None
+
+    @property
+    def held(self) -> int:
+        """How many packets wait for a child now, of all policies."""
+        return sum(len(policy.held) for policy in self._policies.values())
 
     # Operations
 
@@ -390,9 +398,20 @@ class EspEngine:
         self._reports.append(Silence(child.number, since_ns))
 
     def _arm(self, at_ns: int, subject: Child | Policy) -> None:
-        """Ask for `expire` at that time, so long as `_due` of the subject still is that time then."""
+        """See to it that the subject comes up at that time. What `_due` says then is what counts: a timer
+        that is too early is set again, so that a subject has one timer however often its due time moves on.
+        """
+        if subject.armed_ns is not None and subject.armed_ns <= at_ns:
+            return
+        subject.armed_ns = at_ns
         self._timers_made += 1
         heappush(self._timers, (at_ns, self._timers_made, subject))
+
+    def _pop_timer(self) -> Child | Policy:
+        at_ns, _, subject = heappop(self._timers)
+        if subject.armed_ns == at_ns:
+            subject.armed_ns = None
+        return subject
 
     def _drop(self, reason: Drop) -> None:
         self.drops[reason] += 1

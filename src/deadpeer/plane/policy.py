@@ -14,7 +14,17 @@ ACQUIRE_INTERVAL_NS = NS_PER_S
 class Policy:
     """The children that serve one pair of selector lists, in the order of their installation."""
 
-    __slots__ = ("acquired_ns", "children", "held", "last_selectors", "number", "order", "silence", "trap")
+    __slots__ = (
+        "acquired_ns",
+        "armed_ns",
+        "children",
+        "held",
+        "last_selectors",
+        "number",
+        "order",
+        "silence",
+        "trap",
+    )
 
     def __init__(self, number: int, order: int, held: "HoldQueue") -> None:
         self.number = number
@@ -27,6 +37,8 @@ class Policy:
         self.last_selectors: SelectorPair | None = None
         """Those of the last child, once the policy is vacant."""
         self.silence = SilenceWatch()
+        self.armed_ns: int | None = None
+        """When the engine's timer for this policy goes off."""
 
     @property
     def vacant(self) -> bool:

@@ -49,7 +49,7 @@ def test_per_spi_per_source_and_in_total() -> None:
     assert ask == [True, True, False, False]
     # The kinds do not share.
     assert limiter.allow(0, v4(1), Kind.ESP, spi(1))
-    assert limiter.allow(0, v4(1), Kind.GARBAGE)
+    assert limiter.allow(0, v4(1), Kind.GARBAGE, spi(1))
 
 
 def test_refusals_charge_nothing() -> None:
@@ -149,5 +149,5 @@ def test_sources_are_ipv4_addresses_and_ipv6_subnets() -> None:
 
 def test_limits_of_zero_grant_nothing() -> None:
     limiter = Limiter(0, CrashOptions(garbage_rate=0, garbage_burst=0, spi_rate=0, source_rate=0))
-    assert not limiter.allow(0, v4(1), Kind.GARBAGE)
+    assert not limiter.allow(0, v4(1), Kind.GARBAGE, spi(1))
     assert limiter.allow(0, v4(1), Kind.ESP, spi(1))

@@ -92,7 +92,7 @@ class Limiter:
         self._later = {kind: _limits(options, kind, 1.0) for kind in Kind}
         self._kinds = {kind: _KindBuckets(boot_ns, self._boot[kind], self._later[kind]) for kind in Kind}
 
-    def allow(self, now_ns: int, source: str, kind: Kind, spi: bytes = b"") -> bool:
+    def allow(self, now_ns: int, source: str, kind: Kind, spi: bytes) -> bool:
         """Whether to answer a question of `kind` from the IP address `source` about `spi` (ours, or ESP's).
 
         Grants charge the SPI, the source and the total; refusals charge nothing.

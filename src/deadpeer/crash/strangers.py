@@ -121,7 +121,7 @@ class Strangers(Extension):
         kind = self._kind(ours)
         if kind is None:
             self.core.count("orphan.other_member")
-        elif not self._limiter.allow(now.mono_ns, source, kind, b"" if kind is Kind.GARBAGE else ours):
+        elif not self._limiter.allow(now.mono_ns, source, kind, ours):
             self.core.count(f"orphan.limited.{kind.value}")
         else:
             self._answer_request(orphan, kind, self._tokens(header, source, kind))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from deadpeer.ike.io import Rekey, Terminate
 from tests.support.pair import Pair
+
+from deadpeer.ike.io import Rekey, Terminate
 
 
 def test_a_tunnel_carries_traffic_after_two_round_trips() -> None:

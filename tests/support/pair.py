@@ -30,7 +30,7 @@ from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.memory import MemoryHost
 from deadpeer.plane.packets import echo_request
 from deadpeer.store import MemoryStore
-from deadpeer.values import Address, Datagram, Now
+from deadpeer.values import Datagram, Now
 from deadpeer.wire import Protocol, TrafficSelector, UdpKind, classify
 
 IKE_PROPOSAL = parse_proposal("aes256gcm16-prfsha256-x25519-ecp256", Protocol.IKE)

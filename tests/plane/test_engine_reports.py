@@ -6,7 +6,7 @@ from tests.plane.pair import ALICE, BOB, POLICY, Pair, ping, pong, reports
 
 from deadpeer.plane.drops import Drop
 from deadpeer.plane.engine import UNKNOWN_SPI_REPORTS
-from deadpeer.plane.model import Heard, MoveChild, PeerMoved, Silence, UnknownSpi, WatchSilence
+from deadpeer.plane.model import Expiring, Heard, MoveChild, PeerMoved, Silence, UnknownSpi, WatchSilence
 from deadpeer.values import NS_PER_S, Address, Deadline
 
 
@@ -242,3 +242,27 @@ def test_what_is_no_esp_packet_is_not_an_unknown_spi() -> None:
         pair.b.inbound(pair.now_ns, payload, BOB, ALICE)
     assert pair.b.drops == {Drop.ESP_MALFORMED: 5}
     assert reports(pair.b) == []
+
+
+def test_a_lingering_child_asks_for_no_rekey() -> None:
+    pair = Pair()
+    child = pair.install(soft_packets=2)
+    wire = pair.send(ping(1), ping(2))
+    pair.remove(pair.b, child, 5.0)
+    assert pair.arrive(*wire) == [ping(1), ping(2)]
+    assert reports(pair.b, Expiring) == []
+
+
+def test_traffic_that_goes_back_and_forth_does_not_pile_up_timers() -> None:
+    pair, child = watched(60)
+    for n in range(200):
+        pair.sleep(0.01)
+        last = pair.now_ns
+        pair.send(ping(n))
+        if n < 199:
+            pair.arrive(*pair.send_back(pong(n)))
+    assert len(pair.a._timers) == 1, "nobody asked for the deadline in between"
+    assert pair.a.deadline() == Deadline(last + 60 * NS_PER_S, "silence")
+    reports(pair.a)
+    pair.sleep(60)
+    assert reports(pair.a) == [Silence(child, last)]

@@ -56,7 +56,7 @@ def test_short_silence_ends_nothing(start_pair: StartPair) -> None:
     tunnel = Tunnel(
         "flap",
         1,
-        settings={"a": {"dpd_delay": "1s", "silence": "300ms", "dpd_timeout": "2s", "dpd_floor": "30s"}},
+        settings={"a": {"dpd_delay": "1s", "silence": "300ms", "dpd_timeout": "30s", "dpd_floor": "30s"}},
     )
     pair = start_pair([tunnel])
     before = pair.up(tunnel, by="a")

@@ -34,8 +34,8 @@ def test_nothing_is_early_and_order_is_kept(arrivals: list[int], rtt_ms: float) 
     for number, at in enumerate(sorted(arrivals)):
         link.offer(passing(at, b"%d" % number))
     out = []
-    while (at := link.next_ns) is not None:
-        out += [(int(d.payload), d.at_ns - p.arrived_ns) for d, p in link.due(at)]
+    while (due := link.next_ns) is not None:
+        out += [(int(d.payload), d.at_ns - p.arrived_ns) for d, p in link.due(due)]
     assert [number for number, _ in out] == list(range(len(arrivals)))
     assert all(delay == round(rtt_ms * MS / 2) for _, delay in out)
 

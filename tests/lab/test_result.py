@@ -73,7 +73,7 @@ def test_a_newcomer_understands_the_summary() -> None:
     assert summary(crash(LabOptions())) == (
         "Bob was dead for 1.4 s. 31 ms (1.6 round trips) after he came back Alice held proof — a token only "
         "Bob could have made — and after 90 ms (4.5 round trips) traffic flowed again. 146 packets were "
-        "lost, all but 6 while Bob was down. Today's default (strongSwan, measured) is 174 s."
+        "lost, all but 6 while Bob was down. Today's default (strongSwan on both sides, measured) is 174 s."
     )
 
 

@@ -12,6 +12,9 @@ from deadpeer.lab.traffic import TrafficLog
 STRONGSWAN_DEFAULT_S = 174
 """Seconds until traffic was back after a strongSwan peer with default timers had restarted, measured."""
 
+MANY_RTTS = 20
+"""From so many round trips on, seconds say more."""
+
 PROOF_OF: dict[Method, str] = {"qcd": "qcd-token", "liveness": "liveness"}
 """The kind of proof that each method is about."""
 
@@ -124,13 +127,13 @@ def summary(result: RunResult) -> str:
         )
     if result.failure is not None:
         sentences.append(f"But {result.failure}.")
-    sentences.append(f"Today's default (strongSwan, measured) is {STRONGSWAN_DEFAULT_S} s.")
+    sentences.append(f"Today's default (strongSwan on both sides, measured) is {STRONGSWAN_DEFAULT_S} s.")
     return " ".join(sentences)
 
 
 _PROOFS = {
     "qcd-token": "a token only Bob could have made",
-    "liveness": "Bob had left every question unanswered for long enough",
+    "liveness": "for long enough Bob had not said a word that only he could say",
     "initial-contact": "Bob authenticated anew and holds no other SA",
 }
 
@@ -165,7 +168,7 @@ def _duration(ms: float) -> str:
 
 
 def _rtts(ms: float, result: RunResult) -> str:
-    if not result.options.rtt_ms or ms / result.options.rtt_ms >= 100:
+    if not result.options.rtt_ms or ms / result.options.rtt_ms >= MANY_RTTS:
         return ""
     return f" ({ms / result.options.rtt_ms:.1f} round trips)"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from itertools import groupby
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -221,8 +222,8 @@ class LiveView(Picture):
     def _strip_text(self, marks: str) -> Text:
         text = Text(overflow="fold")
         for start in range(0, len(marks), STRIP_WIDTH):
-            for mark in marks[start : start + STRIP_WIDTH]:
-                text.append(mark, style="green" if mark == ARRIVED else "bold red")
+            for mark, same in groupby(marks[start : start + STRIP_WIDTH]):
+                text.append("".join(same), style="green" if mark == ARRIVED else "bold red")
             text.append("\n")
         return text
 

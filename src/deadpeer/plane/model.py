@@ -155,7 +155,7 @@ PlaneReport = Acquire | UnknownSpi | Silence | Heard | PeerMoved | Expiring | Ex
 
 @dataclass(frozen=True, slots=True)
 class ChildCounters:
-    """What a child has carried so far; `dropped` counts inbound packets by reason."""
+    """What a child has carried so far; times are monotonic nanoseconds."""
 
     packets_in: int = 0
     octets_in: int = 0

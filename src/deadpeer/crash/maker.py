@@ -73,7 +73,7 @@ class TokenMaker(Extension):
 
     def notifies(
         self,
-        now: Now,  # noqa: ARG002 - a token does not depend on the time
+        now: Now,
         slot: Slot,
         sa: SaView,
         *,

@@ -57,7 +57,7 @@ def _read(path: Path, *, private: bool) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise Problem(f"{path} can't be opened ({reason}); correct the path") from None
-    with open(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise Problem(f"{path} is not a file; name a file")
@@ -65,7 +65,9 @@ def _read(path: Path, *, private: bool) -> bytes:
             _check_private(path, status)
         if status.st_size > MAX_OCTETS:
             raise Problem(f"{path} is larger than {MAX_OCTETS} octets; name another file")
-        content = file.read(MAX_OCTETS)
+        content = os.read(handle, MAX_OCTETS)
+    finally:
+        os.close(handle)
     if not content.strip():
         raise Problem(f"{path} is empty; put its content there")
     return content

@@ -277,7 +277,6 @@ class Runtime:
             # It may rest on what could not be made durable: lost now, retransmitted later.
             self.counters["transmit_held_by_state"] += 1
             return
-        self.counters["transmit_" + output.reason] += 1
         self._sockets.send(output.datagram)
 
     def _write(self) -> bool:

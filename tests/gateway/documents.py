@@ -1,0 +1,54 @@
+"""Configurations as documents, written as TOML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def to_toml(value: Any) -> str:
+    """A value in TOML; tables are written inline."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {to_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(to_toml, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value)
+
+
+def write_config(place: Path, document: Mapping[str, Any]) -> Path:
+    """The document as gw.toml in the directory, with the shared secret that it may name."""
+    secret = place / "home.psk"
+    if not secret.exists():
+        secret.touch(mode=0o600)
+        secret.write_text("correct horse battery staple\n")
+    file = place / "gw.toml"
+    file.write_text("".join(f"{name} = {to_toml(value)}\n" for name, value in document.items()))
+    return file
+
+
+def base_document() -> dict[str, Any]:
+    """The least that brings up a tunnel without privileges."""
+    return {
+        "gateway": {
+            "state_dir": "state",
+            "control": "control.sock",
+            "listen": ["127.0.0.1"],
+            "port": 15500,
+            "port_nat_t": 15501,
+            "plane": "unix",
+            "unix_local": "gw.sock",
+            "unix_peer": "host.sock",
+        },
+        "connections": {
+            "home": {
+                "remote_addrs": ["198.51.100.1"],
+                "local": {"auth": "psk", "id": "alice.example", "secret_file": "home.psk"},
+                "remote": {"auth": "psk", "id": "bob.example"},
+                "children": {"net": {"local_ts": ["10.0.0.0/24"], "remote_ts": ["10.0.1.0/24"]}},
+            }
+        },
+    }

@@ -12,11 +12,11 @@ from deadpeer.crash import boot
 from deadpeer.crash.liveness import Liveness
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.monitor import Monitor
-from deadpeer.crash.options import CrashOptions
+from deadpeer.crash.options import CrashOptions, QcdOptions, Roles, TokenMethod
 from deadpeer.crash.strangers import Strangers
 from deadpeer.crash.taker import TokenTaker
 from deadpeer.crypto import DEFAULT_IKE_PROPOSALS, Identity, SeededEntropy
-from deadpeer.ike.connection import Connection, Lifetime, LocalAuth, RemoteAuth, Roles, TokenMethod
+from deadpeer.ike.connection import Connection, Lifetime, LocalAuth, RemoteAuth
 from deadpeer.ike.evidence import Verdict
 from deadpeer.ike.extension import Extension, Orphan, OrphanEsp, OrphanRequest, Signal, Slot, UnprotectedNews
 from deadpeer.ike.io import Event, ExtensionCommand, Field, Level
@@ -70,8 +70,7 @@ def connection(
         dpd_delay_s=dpd_delay_s,
         dpd_floor_s=dpd_floor_s,
         silence_s=silence_s,
-        qcd_roles=roles,
-        qcd_method=method,
+        extensions=(QcdOptions(roles, method),),
     )
 
 

@@ -6,7 +6,7 @@ from tests.support.pair import Pair
 
 from deadpeer.crash import boot
 from deadpeer.crash.boot import StateError
-from deadpeer.ike.connection import Roles, TokenMethod
+from deadpeer.crash.options import QcdOptions, Roles, TokenMethod
 from deadpeer.ike.io import ExtensionCommand, Rekey
 from deadpeer.plane.memory import MemoryHost
 from deadpeer.plane.model import RemoveChild
@@ -22,6 +22,10 @@ def tunnel(**both: object) -> Pair:
     pair.up()
     assert pair.ping()
     return pair
+
+
+def qcd(roles: Roles) -> dict[str, object]:
+    return {"extensions": (QcdOptions(roles),)}
 
 
 def verdicts(pair: Pair, name: str = "alice") -> list[str]:
@@ -54,7 +58,7 @@ def reboot(pair: Pair, name: str = "bob", down_s: float = 1.0) -> int:
 #   IKE_SA_INIT, IKE_AUTH, ESP         <->
 @pytest.mark.parametrize("method", ["spi", "spi-address"])
 def test_traffic_flows_again_within_the_bounds(method: TokenMethod) -> None:
-    pair = tunnel(qcd_method=method)
+    pair = tunnel(extensions=(QcdOptions(method=method),))
     back_ns = reboot(pair)
     before = len(pair.alice.behind.received)
     traffic(pair, 1.0)
@@ -96,7 +100,7 @@ def test_a_crash_after_an_ike_rekey(rekeyed_by: str, crashed: str) -> None:
     [("taker", "maker", True), ("both", "both", True), ("maker", "both", False), ("both", "taker", False)],
 )
 def test_roles(alice: Roles, bob: Roles, proved: bool) -> None:
-    pair = Pair.with_psk(alice={"qcd_roles": alice}, bob={"qcd_roles": bob}, latency_s=RTT_S / 2)
+    pair = Pair.with_psk(alice=qcd(alice), bob=qcd(bob), latency_s=RTT_S / 2)
     pair.up()
     reboot(pair)
     traffic(pair, 1.0)
@@ -124,7 +128,7 @@ def test_four_rotations_renew_the_token_and_a_crash_is_still_found() -> None:
 
 def test_a_peer_that_moved_gets_a_new_address_bound_token() -> None:
     """What the core signals when a NAT mapping changes; the address in the token is today's."""
-    pair = tunnel(qcd_method="spi-address")
+    pair = tunnel(extensions=(QcdOptions(method="spi-address"),))
     [sa] = pair.bob.ike.views()
     sa.move(pair.now, sa.local, Address("192.0.2.77", sa.remote.port))
     pair.feed("bob", ExtensionCommand("none", "drain"))

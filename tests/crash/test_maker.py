@@ -7,9 +7,9 @@ from tests.crash.fakes import ALICE, BOB, FakeSa, Gateway, at, connection
 
 from deadpeer.crash import boot
 from deadpeer.crash.maker import HANDOVER
-from deadpeer.crash.options import CrashOptions
+from deadpeer.crash.options import CrashOptions, Roles, TokenMethod
 from deadpeer.crash.tokens import MakerRole, make_token
-from deadpeer.ike.connection import Connection, Roles
+from deadpeer.ike.connection import Connection
 from deadpeer.ike.extension import (
     AddressChanged,
     RequestAnswered,
@@ -135,12 +135,14 @@ def test_an_address_bound_token_follows_the_address() -> None:
 
 
 def test_another_port_or_the_other_method_needs_no_new_token() -> None:
-    for config in (connection(method="spi-address"), connection(method="spi")):
+    methods: tuple[TokenMethod, ...] = ("spi-address", "spi")
+    for method in methods:
+        config = connection(method=method)
         bob = gateway(config)
         sa = sa_of(bob, config)
         sa.remote = ALICE._replace(port=9)
         bob.signal(at(1), AddressChanged(sa, ALICE))
-        if config.qcd_method == "spi":
+        if method == "spi":
             sa.remote = Address("192.0.2.99", 9)
             bob.signal(at(1), AddressChanged(sa, ALICE))
         assert informed(bob) == []

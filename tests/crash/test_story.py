@@ -18,7 +18,7 @@ from tests.crash.fakes import (
 
 from deadpeer.crash.evidence import TokenMatch
 from deadpeer.crash.maker import HANDOVER
-from deadpeer.ike.connection import Roles, TokenMethod
+from deadpeer.crash.options import Roles, TokenMethod
 from deadpeer.ike.extension import PeerNotifies, RequestAnswered, SaClosed, SaRekeyed, Slot
 from deadpeer.store import MemoryStore
 from deadpeer.values import Address

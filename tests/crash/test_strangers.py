@@ -18,9 +18,8 @@ from tests.crash.fakes import (
     tokens_in,
 )
 
-from deadpeer.crash.options import CrashOptions
+from deadpeer.crash.options import CrashOptions, Roles
 from deadpeer.crash.tokens import MakerRole, make_token
-from deadpeer.ike.connection import Roles
 from deadpeer.ike.extension import OrphanRequest, PeerNotifies, SaClosed, Slot
 from deadpeer.store import MemoryStore
 from deadpeer.values import Address, Datagram

@@ -4,7 +4,7 @@ import pytest
 from tests.crash.fakes import ALICE, BOB, MALLORY, FakeSa, Gateway, at, connection
 
 from deadpeer.crash.evidence import TokenMatch
-from deadpeer.ike.connection import Roles
+from deadpeer.crash.options import Roles
 from deadpeer.ike.extension import PeerNotifies, SaClosed, Slot
 from deadpeer.store import MemoryStore
 from deadpeer.values import Address

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from deadpeer.crash.boot import Generation
 from deadpeer.crash.evidence import LivenessExhausted, TokenMatch
-from deadpeer.crash.tokens import MakerRole, make_token, makes, recompute, takes, token_notify, token_of
+from deadpeer.crash.options import QcdOptions, Roles
+from deadpeer.crash.tokens import MakerRole, make_token, recompute, token_notify, token_of
 from deadpeer.ike.evidence import Proof
 from deadpeer.wire import Notify, NotifyType
 
@@ -87,9 +88,13 @@ def test_our_notify_is_as_the_rfc_has_it() -> None:
     assert (notify.type, notify.protocol, notify.spi) == (16419, 1, b"")
 
 
-def test_roles() -> None:
-    assert [makes(r) for r in ("both", "maker", "taker", "off")] == [True, True, False, False]
-    assert [takes(r) for r in ("both", "maker", "taker", "off")] == [True, False, True, False]
+@pytest.mark.parametrize(
+    ("roles", "makes", "takes"),
+    [("both", True, True), ("maker", True, False), ("taker", False, True), ("off", False, False)],
+)
+def test_roles(roles: Roles, makes: bool, takes: bool) -> None:
+    qcd = QcdOptions(roles)
+    assert (qcd.makes, qcd.takes) == (makes, takes)
 
 
 # --- proofs ---------------------------------------------------------------------------------------

@@ -65,6 +65,8 @@ def summarise(config: GatewayConfig) -> dict[str, Any]:
 
 
 def _connection(connection: Connection) -> dict[str, Any]:
+    from deadpeer.crash.options import qcd_of
+
     local, remote = connection.local, connection.remote
     summary: dict[str, Any] = {
         "name": connection.name,
@@ -73,7 +75,7 @@ def _connection(connection: Connection) -> dict[str, Any]:
         "local_addrs": [_network(net) for net in connection.local_addrs] or ["%any"],
         "remote_addrs": [_network(net) for net in connection.remote_addrs] or ["%any"],
         "proposals": [proposal.name for proposal in connection.proposals],
-        "qcd": connection.qcd_roles,
+        "qcd": qcd_of(connection).roles,
         "children": [_child(child) for child in connection.children],
     }
     if local.credential is not None:

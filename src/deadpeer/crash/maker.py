@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 
 from deadpeer.crash import boot
 from deadpeer.crash.boot import SECRET_SIZE, BootState, Generation
-from deadpeer.crash.options import CrashOptions
-from deadpeer.crash.tokens import MakerRole, make_token, makes, token_notify
+from deadpeer.crash.options import CrashOptions, TokenMethod, qcd_of
+from deadpeer.crash.tokens import MakerRole, make_token, token_notify
 from deadpeer.crypto import Entropy
-from deadpeer.ike.connection import TokenMethod
 from deadpeer.ike.extension import (
     AddressChanged,
     Core,
@@ -44,7 +43,7 @@ HANDOVER = "qcd token"
 
 
 class TokenMaker(Extension):
-    """Makes tokens on connections whose `qcd_roles` are both or maker. Command: qcd rotate."""
+    """Makes tokens on connections whose QCD roles are both or maker. Command: qcd rotate."""
 
     name = "qcd"
 
@@ -80,7 +79,7 @@ class TokenMaker(Extension):
         response: bool,
     ) -> Sequence[Notify]:
         """RFC 6290 sections 4.2 and 4.3: in AUTH from both sides, in a rekey from its responder."""
-        if not makes(sa.connection.qcd_roles):
+        if not qcd_of(sa.connection).makes:
             return ()
         if slot is Slot.AUTH or (slot is Slot.IKE_REKEY and response):
             issued = self._issued[sa.number] = _Issued(sa)
@@ -94,7 +93,7 @@ class TokenMaker(Extension):
                 self._forget_stillborn()
                 self._refresh(now, sa)
             case SaRekeyed(old=old, new=new, initiated=initiated):
-                if initiated and makes(new.connection.qcd_roles):
+                if initiated and qcd_of(new.connection).makes:
                     self._inform(now, self._issued.setdefault(new.number, _Issued(new)))
                 self._settled(now, old.number)
             case AddressChanged(sa=sa):
@@ -132,7 +131,7 @@ class TokenMaker(Extension):
     def _fresh(self, issued: _Issued) -> Notify:
         """The notify with the token of today: current secret, current address of the taker."""
         sa = issued.sa
-        method = sa.connection.qcd_method
+        method = qcd_of(sa.connection).method
         issued.taker = sa.remote.host
         self._methods.add(method)
         role = MakerRole.INITIATOR if sa.initiator else MakerRole.RESPONDER
@@ -157,7 +156,7 @@ class TokenMaker(Extension):
         issued = self._issued.get(sa.number)
         if issued is None or not sa.established:
             return
-        moved = sa.connection.qcd_method == "spi-address" and issued.taker != sa.remote.host
+        moved = qcd_of(sa.connection).method == "spi-address" and issued.taker != sa.remote.host
         if moved or not self.state.has(issued.latest):
             self._inform(now, issued)
 

@@ -1,8 +1,40 @@
-"""The limits of answers to strangers and of what their news can cause."""
+"""What is configured: QCD on a connection, the limits of answers to strangers and of what news can cause."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from deadpeer.ike.connection import Connection
+
+Roles = Literal["both", "maker", "taker", "off"]
+TokenMethod = Literal["spi", "spi-address"]
+
+
+@dataclass(frozen=True, slots=True)
+class QcdOptions:
+    """QCD (RFC 6290) on one connection, among its `extensions`: our roles, and what a token is made of."""
+
+    roles: Roles = "both"
+    method: TokenMethod = "spi"
+
+    @property
+    def makes(self) -> bool:
+        """Whether we make tokens."""
+        return self.roles in ("both", "maker")
+
+    @property
+    def takes(self) -> bool:
+        """Whether we keep the peer's tokens."""
+        return self.roles in ("both", "taker")
+
+
+def qcd_of(connection: Connection) -> QcdOptions:
+    """QCD as this connection has it configured, else as it is by default."""
+    return connection.extension(QcdOptions) or _DEFAULT_QCD
+
+
+_DEFAULT_QCD = QcdOptions()
 
 
 @dataclass(frozen=True, slots=True)

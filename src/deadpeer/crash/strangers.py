@@ -13,9 +13,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from deadpeer.cluster.spi import SpiCodec
 from deadpeer.crash.limiter import Bucket, Kind, Limiter, Rate
 from deadpeer.crash.maker import TokenMaker
-from deadpeer.crash.options import CrashOptions
-from deadpeer.crash.tokens import MakerRole, makes, recompute, token_notify
-from deadpeer.ike.connection import Connection, TokenMethod
+from deadpeer.crash.options import CrashOptions, TokenMethod, qcd_of
+from deadpeer.crash.tokens import MakerRole, recompute, token_notify
+from deadpeer.ike.connection import Connection
 from deadpeer.ike.extension import (
     Core,
     Extension,
@@ -248,7 +248,7 @@ class _Methods:
         self._nets: set[tuple[IPv4Network | IPv6Network, TokenMethod]] = set()
         self._any: set[TokenMethod] = set()
         for connection in connections:
-            if makes(connection.qcd_roles):
+            if qcd_of(connection).makes:
                 self._add(connection)
 
     def peer(self, source: str) -> set[TokenMethod]:
@@ -258,7 +258,7 @@ class _Methods:
         return self._any | nets | self._hosts.get(ip.packed, set())
 
     def _add(self, connection: Connection) -> None:
-        method = connection.qcd_method
+        method = qcd_of(connection).method
         self.all.add(method)
         if not connection.remote_addrs:
             self._any.add(method)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from deadpeer.crash.evidence import TokenMatch
 from deadpeer.crash.limiter import Bucket, Rate
 from deadpeer.crash.monitor import Monitor
-from deadpeer.crash.tokens import takes, token_of
+from deadpeer.crash.options import qcd_of
+from deadpeer.crash.tokens import token_of
 from deadpeer.ike.evidence import Hint
 from deadpeer.ike.extension import (
     Extension,
@@ -32,7 +33,7 @@ MISMATCH_EVENTS = Rate(1.0, 5.0)
 
 
 class TokenTaker(Extension):
-    """Keeps peers' tokens on connections whose `qcd_roles` are both or taker, and judges news."""
+    """Keeps peers' tokens on connections whose QCD roles are both or taker, and judges news."""
 
     name = "qcd-taker"
 
@@ -44,7 +45,7 @@ class TokenTaker(Extension):
     def observe(self, now: Now, signal: Signal) -> None:
         match signal:
             case PeerNotifies(sa=sa, slot=slot, notifies=notifies):
-                if slot in _SLOTS and takes(sa.connection.qcd_roles):
+                if slot in _SLOTS and qcd_of(sa.connection).takes:
                     self._accept(now, sa, notifies)
             case SaClosed(sa=sa):
                 self._tokens.pop(sa.number, None)

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from cryptography.hazmat.primitives import hashes, hmac
 
 from deadpeer.crash.boot import Generation
-from deadpeer.ike.connection import Roles, TokenMethod
+from deadpeer.crash.options import TokenMethod
 from deadpeer.wire import Notify, NotifyType, Protocol
 
 TOKEN_SIZE = 16
@@ -76,13 +76,3 @@ def token_of(notify: Notify) -> bytes | None:
     if notify.type != NotifyType.QCD_TOKEN or notify.spi or notify.protocol not in (0, Protocol.IKE):
         return None
     return notify.data if MIN_TOKEN_SIZE <= len(notify.data) <= MAX_TOKEN_SIZE else None
-
-
-def makes(roles: Roles) -> bool:
-    """Whether a connection of these roles makes tokens."""
-    return roles in ("both", "maker")
-
-
-def takes(roles: Roles) -> bool:
-    """Whether a connection of these roles keeps the peer's tokens."""
-    return roles in ("both", "taker")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from deadpeer.crash.options import QcdOptions
 from deadpeer.crypto import (
     DEFAULT_ESP_PROPOSALS,
     DEFAULT_IKE_PROPOSALS,
@@ -128,8 +129,7 @@ def resolve_connection(
         initial_contact=section.initial_contact,
         send_certreq=section.send_certreq,
         keyingtries=section.keyingtries,
-        qcd_roles=section.qcd,
-        qcd_method=section.qcd_method,
+        extensions=(QcdOptions(section.qcd, section.qcd_method),),
     )
 
 

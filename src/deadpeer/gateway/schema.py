@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from deadpeer.ike.connection import AuthKind, CloseAction, DpdAction, Roles, StartAction, TokenMethod
+from deadpeer.crash.options import Roles, TokenMethod
+from deadpeer.ike.connection import AuthKind, CloseAction, DpdAction, StartAction
 
 from .notation import parse_time
 

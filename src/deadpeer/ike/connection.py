@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
-from typing import Literal
+from typing import Literal, TypeVar
 
 from deadpeer.crypto import Credential, Identity, ProposalTemplate, TrustStore
 from deadpeer.wire import TrafficSelector
@@ -16,8 +16,8 @@ AuthKind = Literal["psk", "pubkey"]
 StartAction = Literal["none", "start", "trap"]
 DpdAction = Literal["clear", "trap", "restart"]
 CloseAction = Literal["none", "trap", "start"]
-Roles = Literal["both", "maker", "taker", "off"]
-TokenMethod = Literal["spi", "spi-address"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,8 @@ class Connection:
     send_certreq: bool = True
     keyingtries: int = 0
     """How many rounds of IKE_SA_INIT a start, trap or recovery makes; 0 is for ever. `up` makes one."""
-    qcd_roles: Roles = "both"
-    qcd_method: TokenMethod = "spi"
+    extensions: tuple[object, ...] = ()
+    """What is configured here for extensions, one value of each one's own type. The core never looks."""
 
     @property
     def remote_host(self) -> str | None:
@@ -119,6 +119,10 @@ class Connection:
             if net.prefixlen == net.max_prefixlen:
                 return str(net.network_address)
         return None
+
+    def extension(self, kind: type[T]) -> T | None:
+        """What is configured here for the extension whose options are of this type."""
+        return next((value for value in self.extensions if isinstance(value, kind)), None)
 
     def child(self, name: str) -> ChildConfig | None:
         """The child of that name, if there is one."""

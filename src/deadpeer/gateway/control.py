@@ -84,6 +84,11 @@ class ControlServer:
                 self._lost[watcher] = self._lost.get(watcher, 0) + 1
             watcher.put_nowait(line)
 
+    @property
+    def watchers(self) -> int:
+        """How many clients are watching."""
+        return len(self._watchers)
+
     async def close(self) -> None:
         """Answer nobody any more, and remove the socket if it is still ours."""
         if self._server is not None:

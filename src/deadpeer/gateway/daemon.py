@@ -46,12 +46,14 @@ def run(file: Path, *, log_format: LogFormat = "text", keylog: Path | None = Non
     """
     config = load(file)
     harden()
-    writer = LineWriter(sys.stdout.buffer)
-    try:
-        log = EventLog(writer, config.gateway.log_level, log_format, colour=sys.stdout.isatty())
-        asyncio.run(Daemon(config, log, writer, keylog).run())
-    finally:
-        writer.close()
+    # Unbuffered: a reader that has gone must not make the interpreter's last flush fail.
+    with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as out:
+        writer = LineWriter(out)
+        try:
+            log = EventLog(writer, config.gateway.log_level, log_format, colour=sys.stdout.isatty())
+            asyncio.run(Daemon(config, log, writer, keylog).run())
+        finally:
+            writer.close()
     return 0
 
 

@@ -8,7 +8,8 @@ import re
 import threading
 from collections import Counter
 from datetime import datetime
-from typing import BinaryIO, Literal, get_args
+from io import BytesIO, RawIOBase
+from typing import Literal, get_args
 
 from deadpeer.ike.io import Event, Field, Level
 from deadpeer.values import NS_PER_S, Now
@@ -74,12 +75,12 @@ class LineWriter:
     `counters` has what did not get through: "log_lost" lines.
     """
 
-    def __init__(self, out: BinaryIO, capacity: int = 10_000) -> None:
+    def __init__(self, out: RawIOBase | BytesIO, capacity: int = 10_000) -> None:
         self.counters: Counter[str] = Counter()
         self._out = out
         self._queue: queue.Queue[str | None] = queue.Queue(capacity)
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self.thread.start()
 
     def put(self, line: str) -> None:
         """Queue a line; it is lost, and counted, if the reader is too far behind."""
@@ -94,13 +95,14 @@ class LineWriter:
             self._queue.put(None, timeout=wait_s)
         except queue.Full:
             return
-        self._thread.join(wait_s)
+        self.thread.join(wait_s)
 
     def _run(self) -> None:
         while (line := self._queue.get()) is not None:
             try:
-                self._out.write(line.encode("utf-8", "backslashreplace") + b"\n")
-                self._out.flush()
+                rest = memoryview(line.encode("utf-8", "backslashreplace") + b"\n")
+                while rest:
+                    rest = rest[self._out.write(rest) or 0 :]
             except (OSError, ValueError):
                 self.counters["log_lost"] += 1
 

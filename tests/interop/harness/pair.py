@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.interop.harness.netns import Namespace, connect, namespaces
 from tests.interop.harness.peers import ChildView, Peer, SaView, until
@@ -107,6 +111,24 @@ class Pair:
         """Pings in the background."""
         ends = tunnel.inner_address(by), tunnel.inner_address(other(by))
         return Ping(self.spaces[by], *ends, count, interval_s)
+
+    @contextlib.contextmanager
+    def capturing(self, side: Side, file: Path, only: str) -> Iterator[None]:
+        """Write the packets on a side's link that the filter `only` lets pass to `file`, in pcapng."""
+        command = ["dumpcap", "-q", "-i", LINK, "-f", only, "-w", str(file)]
+        with subprocess.Popen(
+            self.spaces[side].command(*command), stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                assert process.stderr is not None
+                heard = next((line for line in process.stderr if line.startswith("File:")), "")
+                assert heard, "dumpcap did not begin"
+                yield
+                # What the kernel has buffered comes with its next wake-up.
+                time.sleep(0.5)
+            finally:
+                process.send_signal(signal.SIGINT)
+                process.communicate(timeout=10)
 
     # -- what is there
 

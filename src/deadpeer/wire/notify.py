@@ -15,7 +15,7 @@ class Notify:
 
     The SPI has 0, 8 or 16 (both SPIs) octets for IKE and 0 or 4 for ESP and AH. A protocol without
     an SPI means nothing in RFC 7296, but RFC 6290 sends its token so.
-    `data` may be a token or a ticket: not in the repr.
+    `data` may be a secret: not in the repr.
     """
 
     payload_type: ClassVar[int] = PayloadType.NOTIFY

@@ -25,11 +25,11 @@ from deadpeer.ike.connection import (
     RemoteAuth,
 )
 from deadpeer.ike.endpoint import Endpoint
-from deadpeer.ike.io import CommandDone, Event, Initiate, Input, KeyLog, Persist, Plane, Timeout, Transmit
+from deadpeer.ike.io import CommandDone, Event, Initiate, Input, KeyLog, Persist, Plane, Record, Timeout, Transmit
 from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.memory import MemoryHost
 from deadpeer.plane.packets import echo_request
-from deadpeer.store import MemoryStore
+from deadpeer.store import MemoryLedger, MemoryStore
 from deadpeer.values import Datagram, Now
 from deadpeer.wire import Protocol, TrafficSelector, UdpKind, classify
 
@@ -84,6 +84,7 @@ class Side:
     connections: list[Connection]
     config: EndpointConfig
     store: MemoryStore = field(default_factory=MemoryStore)
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
     behind: MemoryHost = field(default_factory=lambda: MemoryHost(echo=True))
     options: CrashOptions = field(default_factory=CrashOptions)
     endpoint: Endpoint | None = None
@@ -313,6 +314,8 @@ class Pair:
                     side.done[output.tag] = output
                 elif isinstance(output, Persist):
                     side.store.put(output.name, output.data)
+                elif isinstance(output, Record):
+                    side.ledger.write(output.table, output.key, output.value, durable=output.durable)
                 else:
                     side.keylog.append(output)
             while (datagram := side.engine.poll_datagram()) is not None:

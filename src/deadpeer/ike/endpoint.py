@@ -19,11 +19,11 @@ from deadpeer.ike.connection import Connection, EndpointConfig
 from deadpeer.ike.cookie import CookieJar
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.evidence import InitialContact, Verdict
-from deadpeer.ike.exchanges import dispatch, init
+from deadpeer.ike.exchanges import dispatch, init, resume
 from deadpeer.ike.exchanges.child import RekeyChild, replace_lost
 from deadpeer.ike.exchanges.informational import Inform, Probe
 from deadpeer.ike.extension import Extension, Orphan, SpiSource
-from deadpeer.ike.io import Field, Input, Level, Output, Timeout
+from deadpeer.ike.io import Field, Input, Level, Output, Record, Timeout
 from deadpeer.ike.matching import connections_for
 from deadpeer.ike.recovery import Recovery
 from deadpeer.ike.sa import IkeSa, IkeState
@@ -137,6 +137,11 @@ class Endpoint:
         """The SA with a child that sends with this ESP SPI to the host of `remote`."""
         return self._env.table.by_outbound(spi_out, remote.host)
 
+    def find_by_inbound(self, spi_in: int) -> IkeSa | None:
+        """The SA that has a child with this inbound ESP SPI."""
+        found = self._env.table.child_by_inbound(spi_in)
+        return found[0] if found is not None else None
+
     def find_with_peer(self, remote: Address) -> IkeSa | None:
         """An established SA whose peer is at exactly this address and port."""
         return self._env.table.with_peer(remote)
@@ -174,8 +179,11 @@ class Endpoint:
         replace_lost(found, now, child, reason)
         return True
 
-    def condemn(self, now: Now, sa: ext.SaView, verdict: Verdict) -> None:
-        """Drop the SA and its children silently, on proof, and recover as the configuration says."""
+    def condemn(self, now: Now, sa: ext.SaView, verdict: Verdict, *, farewell: bool = False) -> None:
+        """Drop the SA and its children, on proof, and recover as the configuration says.
+
+        No DELETE is sent; with `farewell` one is, once, in case that the peer lives after all.
+        """
         found = self._env.table.get(sa.number)
         if found is None:
             return
@@ -189,7 +197,18 @@ class Endpoint:
             took_s=round(verdict.took_s, 6),
             evidence=verdict.evidence(),
         )
+        if farewell:
+            found.say_farewell()
         self._recovery.condemned(now, found, verdict)
+
+    def rebuild(self, now: Now, sa: ext.SaView, reason: str) -> bool:
+        """Build a new IKE SA for the same connection beside `sa`; `Rebuilt` or `RebuildFailed` follows."""
+        found = self._env.table.get(sa.number)
+        return found is not None and self._recovery.rebuild(now, found, reason)
+
+    def abandon_rebuild(self, now: Now, sa: ext.SaView, reason: str) -> None:
+        """Give up the new SA that `rebuild` is building beside `sa`."""
+        self._recovery.abandon_rebuild(now, sa.number, reason)
 
     def answer(self, datagram: Datagram, message: Message, reason: str) -> int:
         """Answer a stranger, to where the datagram came from. Returns the octets of UDP payload."""
@@ -206,6 +225,10 @@ class Endpoint:
     def persist(self, name: str, data: bytes) -> None:
         """Have `data` written durably before anything that is sent after this call."""
         self._env.persist(name, data)
+
+    def record(self, table: str, key: bytes, value: bytes | None, *, durable: bool = False) -> None:
+        """Write, or delete, one record of the ledger."""
+        self._env.emit(Record(table, key, value, durable))
 
     def done(self, tag: int, ok: bool, text: str) -> None:
         """Answer a command."""
@@ -229,6 +252,13 @@ class Endpoint:
         """A child SA is installed, or moved to this IKE SA."""
         lifetimes.arm_child(sa, child)
         self._recovery.child_installed(child)
+
+    def impatient(self, now: Now, sa: IkeSa, attempts: int) -> bool:
+        """A peer that does not answer IKE_SESSION_RESUME may not know it."""
+        if sa.setup is None or sa.setup.resume_plan is None or attempts < resume.PATIENCE:
+            return False
+        resume.fall_back(sa, now, "no answer")
+        return True
 
     def setup_failed(self, now: Now, sa: IkeSa, why: str) -> None:
         """An IKE SA that we initiated did not come up."""
@@ -279,7 +309,7 @@ class Endpoint:
         except WireError as error:
             self._env.drop(f"malformed: {error.where.split(' at ')[0]}")
             return
-        if header.exchange == ExchangeType.IKE_SA_INIT:
+        if header.exchange in (ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RESUME):
             self._initial(now, octets, message, datagram)
         elif message.protected is not None:
             self._protected(now, octets, header, message.protected, datagram)
@@ -297,14 +327,15 @@ class Endpoint:
         return None
 
     def _initial(self, now: Now, octets: bytes, message: Message, datagram: Datagram) -> None:
-        """IKE_SA_INIT: the one exchange that is not protected."""
+        """IKE_SA_INIT and IKE_SESSION_RESUME: the exchanges that are not protected."""
         env, table = self._env, self._env.table
         if message.is_response:
             sa = table.ours(message.spi_i)
             if sa is None or message.from_initiator or datagram.remote.host != sa.remote.host:
                 env.drop("IKE_SA_INIT response not awaited")
                 return
-            init.on_response(sa, now, octets, message, datagram)
+            handler = init if message.exchange == ExchangeType.IKE_SA_INIT else resume
+            handler.on_response(sa, now, octets, message, datagram)
             return
         if message.spi_r != bytes(8) or message.spi_i == bytes(8) or message.message_id != 0:
             env.drop("malformed: IKE_SA_INIT request header")
@@ -315,6 +346,9 @@ class Endpoint:
             return
         if known is not None:
             env.drop("IKE_SA_INIT with a known SPI and other octets")
+            return
+        if message.exchange == ExchangeType.IKE_SESSION_RESUME:
+            resume.respond(env, now, octets, message, datagram, self._cookies)
             return
         candidates = connections_for(self._recovery.connections.values(), datagram.local, datagram.remote)
         init.respond(env, now, octets, message, datagram, candidates, self._cookies)

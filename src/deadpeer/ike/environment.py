@@ -37,6 +37,10 @@ class Lifecycle(Protocol):
         """A child SA is installed, or moved to this IKE SA: arm its timers."""
         ...
 
+    def impatient(self, now: Now, sa: IkeSa, attempts: int) -> bool:
+        """The first message of a setup is unanswered: True if something else is tried instead."""
+        ...
+
     def setup_failed(self, now: Now, sa: IkeSa, why: str) -> None:
         """An IKE SA that we initiated did not come up; it is closed already."""
         ...

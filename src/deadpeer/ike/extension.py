@@ -7,10 +7,11 @@ packets for which routing found no live SA. What it may do in return is `Core`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from deadpeer.crypto import Identity, IkeSuite
 from deadpeer.ike.connection import Connection
 from deadpeer.ike.evidence import Verdict
 from deadpeer.ike.io import ExtensionCommand, Field, Level
@@ -87,6 +88,16 @@ class SaView(Protocol):
     @property
     def request_in_flight(self) -> bool: ...
     @property
+    def remote_identity(self) -> Identity | None:
+        """The peer's authenticated identity, None before."""
+        ...
+
+    @property
+    def resumption(self) -> Resumption | None:
+        """What resuming this SA needs; None before it has keys."""
+        ...
+
+    @property
     def child_views(self) -> Sequence[ChildView]: ...
 
 
@@ -142,6 +153,33 @@ class PeerNotifies:
     sa: SaView
     slot: Slot
     notifies: tuple[Notify, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerVendorIds:
+    """The Vendor IDs of the peer's IKE_SA_INIT, said once the SA is authenticated (and so are they)."""
+
+    sa: SaView
+    vendor_ids: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """`new`, asked for with `Core.rebuild`, is authenticated as the same connection and identity as `old`.
+
+    Its children are up and carry the traffic. `old` still stands: that is for the asker to decide.
+    """
+
+    old: SaView
+    new: SaView
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildFailed:
+    """The SA asked for with `Core.rebuild` did not come up; `old` stands as it did."""
+
+    old: SaView
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +257,9 @@ Signal = (
     | ChildUp
     | ChildDown
     | PeerNotifies
+    | PeerVendorIds
+    | Rebuilt
+    | RebuildFailed
     | AddressChanged
     | RequestAnswered
     | RequestRetransmitted
@@ -227,6 +268,41 @@ Signal = (
     | TrafficHeard
     | IdleTimeout
 )
+
+
+# --- resumption ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What is kept of an IKE SA to resume it (RFC 5723 section 5.1): the suite and SK_d."""
+
+    suite: IkeSuite
+    sk_d: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeOffer:
+    """Initiator: the notifies to present, and what the two sides share."""
+
+    notifies: tuple[Notify, ...]
+    resumption: Resumption
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeGrant:
+    """Responder: the peer may resume, as this identity of this connection of today's configuration."""
+
+    connection: Connection
+    remote_identity: Identity
+    resumption: Resumption
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRefusal:
+    """Responder: the peer is told this, and falls back to IKE_SA_INIT."""
+
+    notify: Notify
 
 
 # --- orphans -----------------------------------------------------------------------------------
@@ -283,6 +359,10 @@ class Core(Protocol):
         """The SA that has a child with this outbound ESP SPI and whose peer has the host of `remote`."""
         ...
 
+    def find_by_inbound(self, spi_in: int) -> SaView | None:
+        """The SA that has a child with this inbound ESP SPI."""
+        ...
+
     def find_with_peer(self, remote: Address) -> SaView | None:
         """An established SA whose peer is at exactly this address and port."""
         ...
@@ -307,8 +387,23 @@ class Core(Protocol):
         """The peer says, protected, that it lost the child it receives with `spi_out`: build it anew."""
         ...
 
-    def condemn(self, now: Now, sa: SaView, verdict: Verdict) -> None:
-        """Drop the SA and its children silently (no DELETE) and recover as the configuration says."""
+    def condemn(self, now: Now, sa: SaView, verdict: Verdict, *, farewell: bool = False) -> None:
+        """Drop the SA and its children and recover as the configuration says.
+
+        No DELETE is sent; with `farewell` one is, once, in case that the peer lives after all.
+        """
+        ...
+
+    def rebuild(self, now: Now, sa: SaView, reason: str) -> bool:
+        """Build a new IKE SA for the same connection beside `sa`; `Rebuilt` or `RebuildFailed` follows.
+
+        It never carries INITIAL_CONTACT. False if one is under way already, or none can be initiated.
+        The caller limits how often.
+        """
+        ...
+
+    def abandon_rebuild(self, now: Now, sa: SaView, reason: str) -> None:
+        """Give up the new SA that `rebuild` is building beside `sa`: it lives, as we know now."""
         ...
 
     def answer(self, datagram: Datagram, message: Message, reason: str) -> int:
@@ -325,6 +420,10 @@ class Core(Protocol):
 
     def persist(self, name: str, data: bytes) -> None:
         """Have `data` written durably before anything that is sent after this call."""
+        ...
+
+    def record(self, table: str, key: bytes, value: bytes | None, *, durable: bool = False) -> None:
+        """Write, or delete, one record of the ledger (see `deadpeer.store.Ledger`)."""
         ...
 
     def done(self, tag: int, ok: bool, text: str) -> None:
@@ -348,6 +447,20 @@ class Extension:
     def notifies(self, now: Now, slot: Slot, sa: SaView, *, response: bool) -> Sequence[Notify]:
         """Notifies to put into our message of this slot. For IKE_REKEY `sa` is the new SA."""
         return ()
+
+    def vendor_ids(self, now: Now, sa: SaView) -> Sequence[bytes]:
+        """Vendor IDs to put into our IKE_SA_INIT message."""
+        return ()
+
+    def resume_offer(self, now: Now, connection: Connection, old: SaView | None) -> ResumeOffer | None:
+        """Initiator: something that lets a new SA skip the key exchange. `old` is the SA to be replaced."""
+        return None
+
+    def resume_redeem(
+        self, now: Now, notifies: Sequence[Notify], source: Address
+    ) -> ResumeGrant | ResumeRefusal | None:
+        """Responder: what the peer's IKE_SESSION_RESUME request is worth; None: not for this extension."""
+        return None
 
     def observe(self, now: Now, signal: Signal) -> None:
         """Something happened."""

@@ -113,6 +113,19 @@ class Persist:
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """Write one record of a table of the ledger, or delete it (`value` None).
+
+    With `durable` it must be on disk before any output that follows; without, it may wait for a batch.
+    """
+
+    table: str
+    key: bytes
+    value: bytes | None = field(repr=False)
+    durable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class KeyLog:
     """One line of Wireshark's `ikev2_decryption_table` or `esp_sa`; only if the endpoint was told to."""
 
@@ -120,4 +133,4 @@ class KeyLog:
     line: str = field(repr=False)
 
 
-Output = Transmit | Plane | Event | CommandDone | Persist | KeyLog
+Output = Transmit | Plane | Event | CommandDone | Persist | Record | KeyLog

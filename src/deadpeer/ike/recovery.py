@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from deadpeer.ike import extension as ext
 from deadpeer.ike import selectors
 from deadpeer.ike.child import ChildSa, ChildState
 from deadpeer.ike.connection import ChildConfig, Connection
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.evidence import Verdict
-from deadpeer.ike.exchanges import init
+from deadpeer.ike.exchanges import init, resume
 from deadpeer.ike.exchanges.child import CreateChild
+from deadpeer.ike.exchanges.informational import DeleteIke
 from deadpeer.ike.rtt import RttEstimator
 from deadpeer.ike.sa import IkeSa
 from deadpeer.plane.model import Acquire, InstallTrap, RemoveTrap
@@ -38,6 +40,8 @@ class Attempt:
     recovering: bool
     route: Route | None
     first: ChildConfig | None
+    beside: IkeSa | None = None
+    """The SA that a rebuild shall replace."""
     further: list[tuple[ChildConfig, int]] = field(default_factory=list)
 
 
@@ -138,8 +142,12 @@ class Recovery:
         """An IKE SA is up: further children follow, and retries of its connection end."""
         self.forget(sa.connection.name)
         attempt = self._attempts.pop(sa.number, None)
-        for child, tag in attempt.further if attempt is not None else ():
+        if attempt is None:
+            return
+        for child, tag in attempt.further:
             self._add_child(now, sa, child, tag)
+        if attempt.beside is not None:
+            self._rebuilt(now, attempt.beside, sa)
 
     def child_installed(self, child: ChildSa) -> None:
         """A policy is served again: what waited has gone, the hold ends."""
@@ -155,6 +163,9 @@ class Recovery:
             return
         for _, tag in attempt.further:
             self._env.done(tag, False, why)
+        if attempt.beside is not None and not attempt.beside.is_closed():
+            self._env.signal(now, ext.RebuildFailed(attempt.beside, why))
+            return
         name = sa.connection.name
         connection = self.connections.get(name)
         tries = self._tries[name] = self._tries.get(name, 0) + 1
@@ -199,6 +210,42 @@ class Recovery:
         self._hold(child, route)
         if action == "start":
             self._again(now, sa.connection, [child], route)
+
+    # --- beside a living SA ----------------------------------------------------------------------
+
+    def rebuild(self, now: Now, old: IkeSa, reason: str) -> bool:
+        """Build a new IKE SA beside `old`, which stands until somebody proves it dead."""
+        today = self.connections.get(old.connection.name)
+        if today is None or self.stopping or self._rebuild_of(old.number) is not None:
+            return False
+        names = {c.name for c in old.children.values()}
+        children = [c for c in today.children if c.name in names]
+        route = self._known_route(today, Route(old.local, old.remote, old.rtt_s))
+        self._env.event("rebuild", "notice", connection=today.name, sa=old.number, reason=reason)
+        self._initiate(now, today, children, 0, False, True, route, old)
+        return self._rebuild_of(old.number) is not None
+
+    def abandon_rebuild(self, now: Now, old_number: int, reason: str) -> None:
+        """Give up the SA that is being built beside this one, if it is not up yet."""
+        new = self._rebuild_of(old_number)
+        if new is not None:
+            self._attempts.pop(new.number, None)
+            new.close(now, reason)
+
+    def _rebuild_of(self, old_number: int) -> IkeSa | None:
+        for number, attempt in self._attempts.items():
+            if attempt.beside is not None and attempt.beside.number == old_number:
+                return self._env.table.get(number)
+        return None
+
+    def _rebuilt(self, now: Now, old: IkeSa, new: IkeSa) -> None:
+        if old.is_closed():
+            return
+        if new.remote_identity != old.remote_identity:
+            new.submit(now, DeleteIke("another identity answered"))
+            self._env.signal(now, ext.RebuildFailed(old, "another identity answered"))
+            return
+        self._env.signal(now, ext.Rebuilt(old, new))
 
     # --- helpers ---------------------------------------------------------------------------------
 
@@ -269,6 +316,7 @@ class Recovery:
         keep_trying: bool,
         recovering: bool,
         route: Route,
+        beside: IkeSa | None = None,
     ) -> None:
         env = self._env
         if len(env.table) >= env.config.max_ike_sas:
@@ -291,7 +339,7 @@ class Recovery:
         env.table.add(sa)
         first = children[0] if children else None
         further = [(c, tag) for c in children[1:]]
-        self._attempts[sa.number] = Attempt(keep_trying, recovering, route, first, further)
+        self._attempts[sa.number] = Attempt(keep_trying, recovering, route, first, beside, further)
         env.event(
             "initiate",
             connection=connection.name,
@@ -299,6 +347,10 @@ class Recovery:
             remote=str(route.remote),
             recovering=recovering,
         )
+        for extension in env.extensions:
+            if (offer := extension.resume_offer(now, connection, beside)) is not None:
+                resume.initiate(sa, now, resume.Plan(offer, first, tag))
+                return
         init.initiate(sa, now, first, tag)
 
     def _add_child(self, now: Now, sa: IkeSa, config: ChildConfig, tag: int) -> None:

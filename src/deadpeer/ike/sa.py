@@ -38,7 +38,7 @@ from deadpeer.wire import (
 )
 
 if TYPE_CHECKING:
-    from deadpeer.ike.exchanges.init import Setup
+    from deadpeer.ike.exchanges.setup import Setup
 
 DELETE_TIMEOUT_S = 5.0
 """How long an unanswered DELETE is repeated before the SA is dropped anyway."""
@@ -145,6 +145,11 @@ class IkeSa:
     def request_in_flight(self) -> bool:
         """Whether a request of ours is unanswered."""
         return self.send.outstanding is not None
+
+    @property
+    def resumption(self) -> ext.Resumption | None:
+        """What resuming this SA needs; None before it has keys."""
+        return ext.Resumption(self.suite, self.sk_d) if self.keys is not None else None
 
     @property
     def child_views(self) -> Sequence[ChildSa]:
@@ -360,6 +365,11 @@ class IkeSa:
             callback()
         self.when_closed.clear()
 
+    def say_farewell(self) -> None:
+        """One DELETE that nobody waits for (the peer most likely does not know this SA any more)."""
+        packets = self.seal(ExchangeType.INFORMATIONAL, self.send.next_id, False, (delete_payload(),))
+        self._transmit(packets, "farewell DELETE")
+
     def keepalive(self, now: Now) -> None:
         """Send a NAT keepalive if we are behind a NAT, and arm the next one (RFC 3948 section 4)."""
         if self.local_behind_nat and self.state in (IkeState.ESTABLISHED, IkeState.REKEYED):
@@ -441,6 +451,8 @@ class IkeSa:
             self.env.signal(now, ext.RequestExhausted(self, outstanding.first_sent_ns, outstanding.attempts))
             if self.is_closed():
                 return
+        if self.setup is not None and self.env.lifecycle.impatient(now, self, outstanding.attempts):
+            return
         self.env.event(
             "retransmit",
             "debug",

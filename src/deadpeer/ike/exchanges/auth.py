@@ -13,6 +13,7 @@ from deadpeer.crypto import (
     CredentialError,
     CryptoError,
     Identity,
+    prf,
     shared_key_auth,
     signed_octets,
 )
@@ -77,10 +78,11 @@ class InitiatorAuth(Exchange):
         except CryptoError as error:
             sa.fail_setup(now, str(error))
             return None
-        payloads += _certificates(connection)
+        if setup.resumption is None:
+            payloads += _certificates(connection)
         if sa.initial_contact:
             payloads.append(Notify(NotifyType.INITIAL_CONTACT))
-        if connection.remote.trust is not None and connection.send_certreq:
+        if connection.remote.trust is not None and connection.send_certreq and setup.resumption is None:
             payloads.append(
                 CertificateRequest(CertEncoding.X509_SIGNATURE, connection.remote.trust.authorities)
             )
@@ -116,7 +118,7 @@ class InitiatorAuth(Exchange):
         sa.established_now(now)
         announce_sa(sa)
         child = self._first_child(sa, now, answer, setup.nonce_i, setup.nonce_r, tag)
-        _signal_up(sa, now, answer, child)
+        _signal_up(sa, now, answer, child, setup.peer_vendor_ids)
         if sa.is_closed():
             return
         sa.env.lifecycle.sa_established(now, sa)
@@ -193,7 +195,8 @@ def _accept(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
         proof = _prove(sa, connection, identity)
     except CryptoError as error:
         return _refuse(sa, now, str(error))
-    payloads += _certificates(connection)
+    if setup.resumption is None:
+        payloads += _certificates(connection)
     payloads.append(proof)
     nonces = (setup.nonce_i, setup.nonce_r)
     contact = request.notify(NotifyType.INITIAL_CONTACT) is not None
@@ -214,7 +217,7 @@ def _accept(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
     payloads += sa.env.contribute(now, Slot.AUTH, sa, response=True)
 
     def after() -> None:
-        _signal_up(sa, now, request, child)
+        _signal_up(sa, now, request, child, setup.peer_vendor_ids)
         if sa.is_closed():
             return
         if contact:
@@ -225,8 +228,11 @@ def _accept(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
     return payloads
 
 
-def _signal_up(sa: IkeSa, now: Now, message: Message, child: ChildSa | None) -> None:
+def _signal_up(
+    sa: IkeSa, now: Now, message: Message, child: ChildSa | None, vendor_ids: tuple[bytes, ...]
+) -> None:
     sa.env.signal(now, ext.SaEstablished(sa))
+    sa.env.signal(now, ext.PeerVendorIds(sa, vendor_ids))
     sa.env.signal(now, ext.PeerNotifies(sa, Slot.AUTH, message.all(Notify)))
     if child is not None and not sa.is_closed():
         announce_child(sa, now, child, None)
@@ -283,6 +289,9 @@ def _prove(sa: IkeSa, connection: Connection, identity: Identification) -> Authe
         else (setup.response, setup.nonce_i, keys.sk_pr)
     )
     signed = signed_octets(sa.suite.prf, message, nonce, key, identity.body)
+    if setup.resumption is not None:
+        # RFC 5723 section 5.1: keyed with SK_pi or SK_pr itself.
+        return Authentication(AuthMethod.SHARED_KEY, prf(sa.suite.prf, key, signed))
     if connection.local.auth == "psk":
         return Authentication(
             AuthMethod.SHARED_KEY, shared_key_auth(sa.suite.prf, connection.local.secret, signed)
@@ -317,7 +326,11 @@ def _check_peer(sa: IkeSa, now: Now, connection: Connection, message: Message) -
         else (setup.request, setup.nonce_r, keys.sk_pi)
     )
     signed = signed_octets(sa.suite.prf, real, nonce, key, theirs.body)
-    if connection.remote.auth == "psk":
+    if setup.resumption is not None:
+        if setup.resumed_identity is not None and setup.resumed_identity != identity:
+            raise AuthFailure(f"the peer resumes as {identity}, but was {setup.resumed_identity}")
+        _check_mac(proof, prf(sa.suite.prf, key, signed), "the resumed keys differ")
+    elif connection.remote.auth == "psk":
         _check_shared_key(sa, connection, proof, signed)
     else:
         _check_signature(now, connection, message, identity, proof, signed)
@@ -325,11 +338,15 @@ def _check_peer(sa: IkeSa, now: Now, connection: Connection, message: Message) -
 
 
 def _check_shared_key(sa: IkeSa, connection: Connection, proof: Authentication, signed: bytes) -> None:
-    if proof.method != AuthMethod.SHARED_KEY:
-        raise AuthFailure(f"the peer authenticates by method {proof.method}, a shared key is configured")
     expected = shared_key_auth(sa.suite.prf, connection.remote.secret, signed)
+    _check_mac(proof, expected, "the shared keys differ")
+
+
+def _check_mac(proof: Authentication, expected: bytes, otherwise: str) -> None:
+    if proof.method != AuthMethod.SHARED_KEY:
+        raise AuthFailure(f"the peer authenticates by method {proof.method}, a shared key is expected")
     if not hmac.compare_digest(expected, proof.data):
-        raise AuthFailure("the shared keys differ")
+        raise AuthFailure(otherwise)
 
 
 def _check_signature(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from deadpeer.crypto import (
     BadPublicValue,
     Group,
-    KeyPair,
     ProposalError,
     acceptable_groups,
     check_ike_response,
@@ -17,15 +15,21 @@ from deadpeer.crypto import (
     offer,
     select_ike,
 )
-from deadpeer.crypto.auth import parse_hashes, supported_hashes_notify_data
-from deadpeer.ike import nat
 from deadpeer.ike.child import NONCE_OCTETS
 from deadpeer.ike.connection import ChildConfig, Connection
 from deadpeer.ike.environment import Environment
-from deadpeer.ike.exchanges.auth import InitiatorAuth
-from deadpeer.ike.extension import Slot
+from deadpeer.ike.exchanges.setup import (
+    Setup,
+    admitted,
+    begin_auth,
+    capabilities,
+    half_open,
+    read_capabilities,
+    refuse,
+    take_cookie,
+)
 from deadpeer.ike.sa import IkeSa, IkeState
-from deadpeer.values import Address, Datagram, Now
+from deadpeer.values import Datagram, Now
 from deadpeer.wire import (
     CertEncoding,
     CertificateRequest,
@@ -44,31 +48,8 @@ from deadpeer.wire import (
 if TYPE_CHECKING:
     from deadpeer.ike.cookie import CookieJar
 
-MAX_COOKIES = 3
 HINT_PATIENCE_S = 3.0
 """After an unprotected error, a setup that a command waits for goes on for so long, in case it is forged."""
-
-
-@dataclass(slots=True)
-class Setup:
-    """What is kept between IKE_SA_INIT and the end of IKE_AUTH."""
-
-    nonce_i: bytes = field(default=b"", repr=False)
-    nonce_r: bytes = field(default=b"", repr=False)
-    key_pair: KeyPair | None = field(default=None, repr=False)
-    offered: SecurityAssociation | None = None
-    cookie: bytes = b""
-    cookies_seen: int = 0
-    groups_tried: list[Group] = field(default_factory=list)
-    request: bytes = b""
-    response: bytes = b""
-    peer_hashes: frozenset[int] | None = None
-    candidates: tuple[Connection, ...] = ()
-    """Responder: the connections that the peer may mean."""
-    child: ChildConfig | None = None
-    """Initiator: the child to bring up with IKE_AUTH."""
-    tag: int = 0
-    last_error: str = ""
 
 
 # --- initiator -------------------------------------------------------------------------------------
@@ -91,7 +72,8 @@ def on_response(sa: IkeSa, now: Now, octets: bytes, message: Message, datagram: 
         sa.env.drop("IKE_SA_INIT response not awaited")
         return
     if (cookie := message.notify(NotifyType.COOKIE)) is not None and not message.first(SecurityAssociation):
-        _retry_with_cookie(sa, now, cookie)
+        if take_cookie(sa, cookie):
+            _send(sa, now)
         return
     if (wanted := message.notify(NotifyType.INVALID_KE_PAYLOAD)) is not None:
         _retry_with_group(sa, now, wanted)
@@ -110,7 +92,7 @@ def _send(sa: IkeSa, now: Now) -> None:
         setup.offered,
         KeyExchange(setup.key_pair.group.transform_id, setup.key_pair.public),
         Nonce(setup.nonce_i),
-        *_capabilities(sa, now, response=False),
+        *capabilities(sa, now, response=False),
     ]
     if setup.cookie:
         payloads.insert(0, Notify(NotifyType.COOKIE, setup.cookie))
@@ -122,30 +104,10 @@ def _send(sa: IkeSa, now: Now) -> None:
     sa.start_request(now, (setup.request,), "IKE_SA_INIT request")
 
 
-def _capabilities(sa: IkeSa, now: Now, *, response: bool) -> list[Notify]:
-    force = sa.env.entropy.octets(20) if sa.connection.encap else None
-    found: list[Notify] = list(nat.detection_notifies(sa.spi_i, sa.spi_r, sa.local, sa.remote, force))
-    if sa.connection.fragmentation and (not response or sa.fragmentation):
-        found.append(Notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED))
-    found.append(Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, supported_hashes_notify_data()))
-    return found + sa.env.contribute(now, Slot.INIT, sa, response=response)
-
-
 def _use_group(sa: IkeSa, group: Group) -> None:
     assert sa.setup is not None
     sa.setup.key_pair = generate_key(group, sa.env.entropy)
     sa.setup.groups_tried.append(group)
-
-
-def _retry_with_cookie(sa: IkeSa, now: Now, cookie: Notify) -> None:
-    setup = sa.setup
-    assert setup is not None
-    setup.cookies_seen += 1
-    if setup.cookies_seen > MAX_COOKIES or not 1 <= len(cookie.data) <= 64 or cookie.data == setup.cookie:
-        sa.env.drop("unusable cookie")
-        return
-    setup.cookie = cookie.data
-    _send(sa, now)
 
 
 def _retry_with_group(sa: IkeSa, now: Now, wanted: Notify) -> None:
@@ -204,36 +166,14 @@ def _accept(sa: IkeSa, now: Now, octets: bytes, message: Message, datagram: Data
         setup.last_error = str(error)
         sa.env.drop("unusable IKE_SA_INIT response")
         return
-    outstanding = sa.send.close()
-    if outstanding is not None and outstanding.attempts == 1:
-        sa.rtt.sample((now.mono_ns - outstanding.first_sent_ns) / 1e9)
-    sa.env.timers.cancel(sa.number, "retransmission")
-    sa.env.timers.cancel(sa.number, "unprotected error")
     sa.peer_spi = message.spi_r
     sa.env.table.peer_spi_known(sa)
     setup.nonce_r, setup.response = nonce.data, octets
-    _read_capabilities(sa, message, datagram)
+    read_capabilities(sa, message, datagram)
     sa.set_keys(
         suite, initial_skeyseed(suite.prf, setup.nonce_i, setup.nonce_r, shared), setup.nonce_i, setup.nonce_r
     )
-    sa.state = IkeState.AUTHENTICATING
-    sa.submit(now, InitiatorAuth())
-
-
-def _read_capabilities(sa: IkeSa, message: Message, datagram: Datagram) -> None:
-    setup = sa.setup
-    assert setup is not None
-    if (hashes := message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)) is not None:
-        setup.peer_hashes = parse_hashes(hashes.data)
-    supported = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
-    sa.fragmentation = sa.connection.fragmentation and supported
-    judged = nat.behind_nat(message, datagram.local, datagram.remote)
-    if judged is not None:
-        sa.local_behind_nat, sa.peer_behind_nat = judged
-    if sa.initiator and judged is not None and (any(judged) or sa.connection.encap):
-        # Section 2.23: the initiator moves to port 4500 once a NAT is found (or is to be assumed).
-        sa.local = Address(sa.local.host, sa.env.config.port_nat_t)
-        sa.remote = Address(sa.remote.host, sa.connection.remote_port_nat_t)
+    begin_auth(sa, now)
 
 
 # --- responder -------------------------------------------------------------------------------------
@@ -257,7 +197,7 @@ def respond(
     if offered is None or key is None or nonce is None:
         env.drop("incomplete IKE_SA_INIT request")
         return
-    if not _admitted(env, now, message, nonce, datagram, cookies):
+    if not admitted(env, now, message, nonce, datagram, cookies):
         return
     if not candidates:
         env.event("no_connection", "notice", remote=str(datagram.remote), local=str(datagram.local))
@@ -299,12 +239,12 @@ def respond(
     )
     env.table.add(sa)
     env.table.half_opened(sa, message.spi_i)
-    _read_capabilities(sa, message, datagram)
+    read_capabilities(sa, message, datagram)
     payloads: list[Payload] = [
         selected.answer(),
         KeyExchange(group.transform_id, key_pair.public),
         Nonce(sa.setup.nonce_r),
-        *_capabilities(sa, now, response=True),
+        *capabilities(sa, now, response=True),
     ]
     authorities = b"".join(
         dict.fromkeys(c.remote.trust.authorities for c in candidates if c.remote.trust and c.send_certreq)
@@ -320,40 +260,4 @@ def respond(
         nonce.data,
         sa.setup.nonce_r,
     )
-    sa.recv.record(octets, (sa.setup.response,))
-    env.timers.arm(
-        sa.number,
-        "half-open",
-        now.after(env.config.half_open_timeout_s),
-        lambda t: sa.close(t, "the initiator never authenticated"),
-    )
-    env.transmit(sa.setup.response, sa.local, sa.remote, "IKE_SA_INIT response")
-
-
-def refuse(env: Environment, message: Message, datagram: Datagram, notify: Notify, why: str) -> None:
-    """Answer an IKE_SA_INIT request with one unprotected notify; nothing is kept."""
-    env.drop(why)
-    answer = Message(message.spi_i, bytes(8), message.exchange, message.message_id, False, True, (notify,))
-    env.transmit(encode_message(answer), datagram.local, datagram.remote, f"refusal: {why}")
-
-
-def _admitted(
-    env: Environment, now: Now, message: Message, nonce: Nonce, datagram: Datagram, cookies: CookieJar
-) -> bool:
-    """Half-open limits and the stateless cookie (section 2.6)."""
-    config, table = env.config, env.table
-    returned = message.notify(NotifyType.COOKIE)
-    valid = returned is not None and cookies.check(
-        now, returned.data, nonce.data, message.spi_i, datagram.remote
-    )
-    if table.half_open >= config.half_open_limit or len(table) >= config.max_ike_sas:
-        env.drop("too many half-open SAs")
-        return False
-    if table.half_open >= config.cookie_threshold and not valid:
-        cookie = cookies.make(now, nonce.data, message.spi_i, datagram.remote)
-        refuse(env, message, datagram, Notify(NotifyType.COOKIE, cookie), "cookie demanded")
-        return False
-    if table.half_open_from(datagram.remote.host) >= config.half_open_per_source:
-        env.drop("too many half-open SAs of one source")
-        return False
-    return True
+    half_open(sa, now, octets)

@@ -1,0 +1,160 @@
+"""What IKE_SA_INIT and IKE_SESSION_RESUME share: state of a setup, capabilities, admission of strangers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from deadpeer.crypto import Group, Identity, KeyPair
+from deadpeer.crypto.auth import parse_hashes, supported_hashes_notify_data
+from deadpeer.ike import nat
+from deadpeer.ike.connection import ChildConfig, Connection
+from deadpeer.ike.cookie import CookieJar
+from deadpeer.ike.environment import Environment
+from deadpeer.ike.exchanges.auth import InitiatorAuth
+from deadpeer.ike.extension import Resumption, Slot
+from deadpeer.ike.sa import IkeSa, IkeState
+from deadpeer.values import Address, Datagram, Now
+from deadpeer.wire import (
+    Message,
+    Nonce,
+    Notify,
+    NotifyType,
+    SecurityAssociation,
+    VendorId,
+    encode_message,
+)
+
+if TYPE_CHECKING:
+    from deadpeer.ike.exchanges.resume import Plan
+
+MAX_COOKIES = 3
+MAX_VENDOR_IDS = 32
+
+
+@dataclass(slots=True)
+class Setup:
+    """What is kept between the first message and the end of IKE_AUTH."""
+
+    nonce_i: bytes = field(default=b"", repr=False)
+    nonce_r: bytes = field(default=b"", repr=False)
+    key_pair: KeyPair | None = field(default=None, repr=False)
+    offered: SecurityAssociation | None = None
+    cookie: bytes = b""
+    cookies_seen: int = 0
+    groups_tried: list[Group] = field(default_factory=list)
+    request: bytes = b""
+    response: bytes = b""
+    peer_hashes: frozenset[int] | None = None
+    peer_vendor_ids: tuple[bytes, ...] = ()
+    candidates: tuple[Connection, ...] = ()
+    """Responder: the connections that the peer may mean."""
+    child: ChildConfig | None = None
+    """Initiator: the child to bring up with IKE_AUTH."""
+    tag: int = 0
+    last_error: str = ""
+    resumption: Resumption | None = None
+    """Set if the SA is resumed: AUTH is keyed by it alone."""
+    resumed_identity: Identity | None = None
+    """Responder, resumed: who the peer is."""
+    resume_plan: Plan | None = None
+    """Initiator, while IKE_SESSION_RESUME waits for its answer."""
+
+
+def capabilities(sa: IkeSa, now: Now, *, response: bool) -> list[Notify | VendorId]:
+    """The notifies and Vendor IDs that end our first message."""
+    force = sa.env.entropy.octets(20) if sa.connection.encap else None
+    found: list[Notify | VendorId] = list(
+        nat.detection_notifies(sa.spi_i, sa.spi_r, sa.local, sa.remote, force)
+    )
+    if sa.connection.fragmentation and (not response or sa.fragmentation):
+        found.append(Notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED))
+    found.append(Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, supported_hashes_notify_data()))
+    found += sa.env.contribute(now, Slot.INIT, sa, response=response)
+    for extension in sa.env.extensions:
+        found += [VendorId(octets) for octets in extension.vendor_ids(now, sa)]
+    return found
+
+
+def read_capabilities(sa: IkeSa, message: Message, datagram: Datagram) -> None:
+    """Take note of what the peer's first message says, and move to port 4500 if need be."""
+    setup = sa.setup
+    assert setup is not None
+    if (hashes := message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)) is not None:
+        setup.peer_hashes = parse_hashes(hashes.data)
+    setup.peer_vendor_ids = tuple(v.data for v in message.all(VendorId)[:MAX_VENDOR_IDS])
+    supported = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
+    sa.fragmentation = sa.connection.fragmentation and supported
+    judged = nat.behind_nat(message, datagram.local, datagram.remote)
+    if judged is not None:
+        sa.local_behind_nat, sa.peer_behind_nat = judged
+    if sa.initiator and judged is not None and (any(judged) or sa.connection.encap):
+        # Section 2.23: the initiator moves to port 4500 once a NAT is found (or is to be assumed).
+        sa.local = Address(sa.local.host, sa.env.config.port_nat_t)
+        sa.remote = Address(sa.remote.host, sa.connection.remote_port_nat_t)
+
+
+def take_cookie(sa: IkeSa, cookie: Notify) -> bool:
+    """Initiator: keep the responder's cookie for the next request; False if it is of no use."""
+    setup = sa.setup
+    assert setup is not None
+    setup.cookies_seen += 1
+    if setup.cookies_seen > MAX_COOKIES or not 1 <= len(cookie.data) <= 64 or cookie.data == setup.cookie:
+        sa.env.drop("unusable cookie")
+        return False
+    setup.cookie = cookie.data
+    return True
+
+
+def begin_auth(sa: IkeSa, now: Now) -> None:
+    """Initiator: the keys are set, IKE_AUTH follows."""
+    outstanding = sa.send.close()
+    if outstanding is not None and outstanding.attempts == 1:
+        sa.rtt.sample((now.mono_ns - outstanding.first_sent_ns) / 1e9)
+    sa.env.timers.cancel(sa.number, "retransmission")
+    sa.env.timers.cancel(sa.number, "unprotected error")
+    sa.state = IkeState.AUTHENTICATING
+    sa.submit(now, InitiatorAuth())
+
+
+def half_open(sa: IkeSa, now: Now, request: bytes) -> None:
+    """Responder: send the first response, and wait a limited time for IKE_AUTH."""
+    setup, env = sa.setup, sa.env
+    assert setup is not None
+    sa.recv.record(request, (setup.response,))
+    env.timers.arm(
+        sa.number,
+        "half-open",
+        now.after(env.config.half_open_timeout_s),
+        lambda t: sa.close(t, "the initiator never authenticated"),
+    )
+    env.transmit(setup.response, sa.local, sa.remote, "IKE_SA_INIT response")
+
+
+def refuse(env: Environment, message: Message, datagram: Datagram, notify: Notify, why: str) -> None:
+    """Answer an IKE_SA_INIT request with one unprotected notify; nothing is kept."""
+    env.drop(why)
+    answer = Message(message.spi_i, bytes(8), message.exchange, message.message_id, False, True, (notify,))
+    env.transmit(encode_message(answer), datagram.local, datagram.remote, f"refusal: {why}")
+
+
+def admitted(
+    env: Environment, now: Now, message: Message, nonce: Nonce, datagram: Datagram, cookies: CookieJar
+) -> bool:
+    """Half-open limits and the stateless cookie (section 2.6)."""
+    config, table = env.config, env.table
+    returned = message.notify(NotifyType.COOKIE)
+    valid = returned is not None and cookies.check(
+        now, returned.data, nonce.data, message.spi_i, datagram.remote
+    )
+    if table.half_open >= config.half_open_limit or len(table) >= config.max_ike_sas:
+        env.drop("too many half-open SAs")
+        return False
+    if table.half_open >= config.cookie_threshold and not valid:
+        cookie = cookies.make(now, nonce.data, message.spi_i, datagram.remote)
+        refuse(env, message, datagram, Notify(NotifyType.COOKIE, cookie), "cookie demanded")
+        return False
+    if table.half_open_from(datagram.remote.host) >= config.half_open_per_source:
+        env.drop("too many half-open SAs of one source")
+        return False
+    return True

@@ -48,9 +48,11 @@ class Issuer:
 
     def credentials(self, tunnel: Tunnel, side: Side) -> Credentials:
         if tunnel.auth == "psk":
-            return Credentials(secret=f"a secret of {tunnel.name}")
+            return Credentials(tunnel.secrets.get(side, f"a secret of {tunnel.name}"))
         leaf = self._authority(tunnel.auth, side).issue(tunnel.identity(side), f"{tunnel.name}-{side}")
-        return Credentials("", leaf, self._authority(tunnel.auth, other(side)).root)
+        # Roots of both sides have the same name, so that only the key tells them apart.
+        trusted = side if tunnel.distrusted == other(side) else other(side)
+        return Credentials("", leaf, self._authority(tunnel.auth, trusted).root)
 
     def _authority(self, kind: Kind, side: Side) -> Authority:
         key = (kind, side)

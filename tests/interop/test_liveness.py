@@ -124,6 +124,35 @@ def test_we_come_back_after_a_crash_and_strongswan_follows(start_pair: StartPair
     assert counted() == [packets_in + 5, packets_out + 5]
 
 
+@pytest.mark.parametrize("reaction", ["clear", "restart"])
+def test_strongswan_comes_back_by_itself(start_pair: StartPair, reaction: str) -> None:
+    """Its INITIAL_CONTACT, in an authenticated IKE_AUTH of the same identity, ends the old SA at once."""
+    tunnel = Tunnel("contact", 1, child_settings={"a": {"dpd_action": reaction}})
+    pair = start_pair([tunnel])
+    before = pair.up(tunnel, by="a")
+    pair.carries(tunnel)
+    marks = pair.marks()
+    pair.peers["b"].kill()
+    pair.peers["b"].start()
+    pair.peers["b"].up(tunnel)
+    pair.wait_agreed(tunnel, 3.0)
+    match = pair.log_has("a", r'"event": ?"verdict".*', marks["a"])
+    assert "initial" in match[0].lower()
+    assert pair.sa(tunnel, "a").spi_i != before.spi_i
+    pair.carries(tunnel)
+
+
+def test_idle_tunnel_of_a_strongswan_that_was_killed_is_recovered(start_pair: StartPair) -> None:
+    """No traffic at all: the periodic check finds out."""
+    tunnel = Tunnel("idle", 1, settings={"a": _IMPATIENT_US}, child_settings={"a": {"dpd_action": "restart"}})
+    pair = start_pair([tunnel])
+    before = pair.up(tunnel, by="a")
+    pair.peers["b"].kill()
+    pair.peers["b"].start()
+    pair.wait_agreed(tunnel, 15.0, lambda sa: sa.spi_i != before.spi_i)
+    pair.carries(tunnel)
+
+
 def test_packet_that_trapped_is_not_lost(start_pair: StartPair) -> None:
     """The packets that wait for the child go when it is up: the very first ping is answered."""
     tunnel = Tunnel("trap", 1, child_settings={"a": {"start_action": "trap"}})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from tests.interop.conftest import StartPair
 from tests.interop.harness.pair import Pair
 from tests.interop.harness.peers import SaView
-from tests.interop.harness.traffic import Count, tcp_transfer
+from tests.interop.harness.traffic import Count, ping, tcp_transfer
 from tests.interop.harness.tunnels import SIDES, Side, Tunnel, other
 
 pytestmark = pytest.mark.interop
@@ -48,6 +49,17 @@ def test_ten_megabytes_of_tcp_arrive_whole_in_each_direction(pair: Pair, tunnel:
     pair.down(tunnel, by="b")
 
 
+@pytest.mark.parametrize("tunnel", [GCM, CBC, V6], ids=lambda tunnel: tunnel.name)
+def test_packets_of_every_size_pass(pair: Pair, tunnel: Tunnel) -> None:
+    """Inner packets above the MTU of the tunnel are cut by the kernel in front of it."""
+    pair.up(tunnel, by="a")
+    for by in SIDES:
+        ends = tunnel.inner_address(by), tunnel.inner_address(other(by))
+        for octets in (0, 1, 13, 14, 15, 16, 1351, 1352, 1372, 1400, 4000, 20000):
+            assert ping(pair.spaces[by], *ends, count=2, octets=octets) == Count(2, 2), octets
+    pair.down(tunnel, by="b")
+
+
 @pytest.mark.parametrize("tunnel", [GCM, CBC], ids=lambda tunnel: tunnel.name)
 def test_rekeying_by_either_side_loses_no_packet(pair: Pair, tunnel: Tunnel) -> None:
     pair.up(tunnel, by="b")
@@ -74,7 +86,7 @@ def test_rekeying_by_both_sides_at_once_ends_with_one_sa_and_loses_no_packet(pai
     mark = charon.mark()
     with ThreadPoolExecutor(2) as pool, pair.pinging(tunnel, count=400) as pings:
         for child in ("c", None) * 4:
-            before = pair.sa(tunnel, "a")
+            old = _ids(pair.sa(tunnel, "a"))
             charon.freeze()
             try:
                 commands = [pool.submit(peer.rekey, tunnel, child) for peer in pair.peers.values()]
@@ -83,11 +95,15 @@ def test_rekeying_by_both_sides_at_once_ends_with_one_sa_and_loses_no_packet(pai
                 charon.thaw()
             for command in commands:
                 command.result(20)
-            pair.wait_agreed(tunnel, 10.0, lambda sa, old=before: _ids(sa) != _ids(old))
+            pair.wait_agreed(tunnel, 10.0, partial(_differs, old))
         assert pings.finish() == Count(400, 400)
     pair.carries(tunnel)
     assert "collision" in charon.log_since(mark), "no two rekeyings met in eight attempts"
     pair.down(tunnel, by="a")
+
+
+def _differs(old: tuple[object, ...], sa: SaView) -> bool:
+    return _ids(sa) != old
 
 
 def _ids(sa: SaView) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -203,6 +204,30 @@ def test_refusals(changes: dict[str, object], exchange: int, refusal: int, tmp_p
     assert refusal in notifies(frames, exchange, response=True)
 
 
+R, T = Rekey, Terminate
+COLLISIONS = [
+    (R("home", None, 5), R("home", "net", 5), {N.TEMPORARY_FAILURE}),
+    (R("home", "net", 5), R("home", "net", 5), set()),
+    (R("home", None, 5), R("home", None, 5), set()),
+    (T("home", "net", 5), R("home", "net", 5), {N.TEMPORARY_FAILURE}),
+    (T("home", None, 5), R("home", None, 5), {N.TEMPORARY_FAILURE}),
+]
+
+
+@pytest.mark.parametrize(("hers", "his", "refusals"), COLLISIONS)
+def test_collisions_of_both_sides(
+    hers: Rekey | Terminate, his: Rekey | Terminate, refusals: set[int], tmp_path: Path
+) -> None:
+    pair = logged_pair(both={"initial_contact": True})
+    pair.up()
+    pair.feed("alice", hers)
+    pair.feed("bob", his)
+    pair.run(20.0)
+    frames = dissected(pair, tmp_path)
+    seen = {number for frame in frames for number in frame.notifies}
+    assert seen >= refusals | {N.INITIAL_CONTACT}
+
+
 @pytest.mark.parametrize("kind", ["ecp256", "rsa", "ed25519"])
 def test_certificates_in_fragments(kind: str, tmp_path: Path) -> None:
     pair = certified_pair(kind)
@@ -284,7 +309,7 @@ def test_nat_keepalive(tmp_path: Path) -> None:
 
 def certified_pair(kind: str) -> Pair:
     """Certificates of one kind under a CA, and packets so small that IKE_AUTH is cut."""
-    times = {"start": START_UNIX_S - 1000, "end": START_UNIX_S + 100_000}
+    times: dict[str, Any] = {"start": START_UNIX_S - 1000, "end": START_UNIX_S + 100_000}
     ca = pki.root("C=CH, CN=root", kind, **times)
     locals_, remotes = {}, {}
     for name in ("alice", "bob"):

@@ -39,7 +39,7 @@ def ip_packet(source: Address, destination: Address, payload: bytes) -> bytes:
 
 def _checksum(octets: bytes) -> int:
     padded = octets + bytes(len(octets) % 2)
-    total = sum(word for (word,) in struct.iter_unpack("!H", padded))
+    total: int = sum(word for (word,) in struct.iter_unpack("!H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -172,7 +172,7 @@ class DeadpeerPeer:
         section: dict[str, object] = {
             "state_dir": str(directory / "state"),
             "control": str(directory / "control.sock"),
-            "listen": [tunnel.outer_address(side) for tunnel, _ in pairs],
+            "listen": list(dict.fromkeys(tunnel.outer_address(side) for tunnel, _ in pairs)),
             "tun": "dp0",
             "log_level": "debug",
             **(settings or {}),

@@ -26,9 +26,17 @@ class Ping:
     """Pings that go on in the background while the block runs; `finish` counts them."""
 
     def __init__(
-        self, space: Namespace, source: str, destination: str, count: int, interval_s: float = 0.01
+        self,
+        space: Namespace,
+        source: str,
+        destination: str,
+        count: int,
+        interval_s: float = 0.01,
+        octets: int = 56,
     ) -> None:
-        command = space.command("ping", "-n", "-q", "-W", "0.3", "-i", str(interval_s), "-c", str(count))
+        command = space.command(
+            "ping", "-s", str(octets), "-n", "-q", "-W", "0.3", "-i", str(interval_s), "-c", str(count)
+        )
         self._bound_s = count * interval_s + 30.0
         self._process = subprocess.Popen(
             [*command, "-I", source, destination], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -49,9 +57,16 @@ class Ping:
         return Count(int(match[1]), int(match[2]))
 
 
-def ping(space: Namespace, source: str, destination: str, count: int = 5, interval_s: float = 0.01) -> Count:
-    """Ping to the end."""
-    with Ping(space, source, destination, count, interval_s) as running:
+def ping(
+    space: Namespace,
+    source: str,
+    destination: str,
+    count: int = 5,
+    interval_s: float = 0.01,
+    octets: int = 56,
+) -> Count:
+    """Ping to the end, with so many octets behind the ICMP header."""
+    with Ping(space, source, destination, count, interval_s, octets) as running:
         return running.finish()
 
 

@@ -69,7 +69,7 @@ def _octets(text: str) -> bytes:
 
 
 def _checksum(head: bytes) -> int:
-    total = sum(word for (word,) in struct.iter_unpack("!H", head))
+    total: int = sum(word for (word,) in struct.iter_unpack("!H", head))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

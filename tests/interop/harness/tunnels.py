@@ -42,10 +42,18 @@ class Tunnel:
     settings: Mapping[Side, Mapping[str, object]] = field(default_factory=dict)
     child_settings: Mapping[Side, Mapping[str, object]] = field(default_factory=dict)
     via: Mapping[Side, str] = field(default_factory=dict)
+    addressed_as: int = 0
+    """The number that chooses the outer addresses, if not `number`: tunnels may share them."""
+    secrets: Mapping[Side, str] = field(default_factory=dict)
+    expected: Mapping[Side, str] = field(default_factory=dict)
+    """The identity that a side expects of the other, if not the true one."""
+    distrusted: Side | None = None
+    """The side whose certification authority the other one does not have."""
 
     def outer_address(self, side: Side) -> str:
         place = SIDES.index(side) + 1
-        return f"10.9.{place}.{self.number}" if self.outer == 4 else f"fd09::{place}:{self.number:x}"
+        number = self.addressed_as or self.number
+        return f"10.9.{place}.{number}" if self.outer == 4 else f"fd09::{place}:{number:x}"
 
     def inner_address(self, side: Side, child: str | None = None) -> str:
         """The address behind a side that a child's selectors name; the first child's by default."""
@@ -60,6 +68,10 @@ class Tunnel:
 
     def identity(self, side: Side) -> str:
         return f"{side}.{self.name}.example"
+
+    def peer_identity(self, side: Side) -> str:
+        """What a side takes the other one's identity to be."""
+        return self.expected.get(side, self.identity(other(side)))
 
     def child_name(self, child: str) -> str:
         """Children have names of their own in a whole daemon, since charon initiates them by name."""
@@ -86,8 +98,8 @@ def swanctl(tunnels: Iterable[tuple[Tunnel, Credentials]], side: Side) -> str:
         connections[tunnel.name] = _swanctl_connection(tunnel, credentials, side)
         if tunnel.auth == "psk":
             secrets[f"ike-{tunnel.name}"] = {
-                "id-a": tunnel.identity("a"),
-                "id-b": tunnel.identity("b"),
+                "id-local": tunnel.identity(side),
+                "id-remote": tunnel.peer_identity(side),
                 "secret": json.dumps(credentials.secret),
             }
     return "\n".join(_braces({"connections": connections, "secrets": secrets})) + "\n"
@@ -120,7 +132,7 @@ def toml(
 def _swanctl_connection(tunnel: Tunnel, credentials: Credentials, side: Side) -> dict[str, object]:
     auth = "psk" if tunnel.auth == "psk" else "pubkey"
     local: dict[str, object] = {"auth": auth, "id": tunnel.identity(side)}
-    remote: dict[str, object] = {"auth": auth, "id": tunnel.identity(other(side))}
+    remote: dict[str, object] = {"auth": auth, "id": tunnel.peer_identity(side)}
     if credentials.leaf is not None:
         local["certs"] = credentials.leaf.certificate
         remote["cacerts"] = credentials.peer_root
@@ -164,7 +176,7 @@ def _toml_auth(tunnel: Tunnel, credentials: Credentials, side: Side, directory: 
         remote = {"auth": "pubkey", "cacerts": [str(credentials.peer_root)]}
     return {
         f"{key}.local": local | {"id": tunnel.identity(side)},
-        f"{key}.remote": remote | {"id": tunnel.identity(other(side))},
+        f"{key}.remote": remote | {"id": tunnel.peer_identity(side)},
     }
 
 

@@ -12,6 +12,7 @@ from deadpeer.lab.sites import INNER, Site
 
 CONNECTION = "lab"
 CHILD = "inner"
+STRANGERS = "travellers"
 IKE_PROPOSAL = "aes256gcm16-prfsha384-x25519"
 ESP_PROPOSAL = "aes256gcm16"
 
@@ -84,6 +85,8 @@ def render(site: Site, side: Side, options: LabOptions, files: GatewayFiles) -> 
         f"connections.{CONNECTION}.remote": {"auth": "psk", "id": identity(other)},
         f"connections.{CONNECTION}.children.{CHILD}": child,
     }
+    if options.strangers and side == "alice":
+        tables |= _strangers(files)
     return "\n".join(_table(name, keys) for name, keys in tables.items())
 
 
@@ -99,6 +102,21 @@ def _plane(site: Site, side: Side) -> dict[str, object]:
         "plane": "unix",
         "unix_local": site.socket_path(side, "gw"),
         "unix_peer": site.socket_path(side, "host"),
+    }
+
+
+def _strangers(files: GatewayFiles) -> dict[str, dict[str, object]]:
+    """A connection for peers at any address, as a gateway for travellers has it."""
+    name = f"connections.{STRANGERS}"
+    return {
+        name: {"remote_addrs": ["%any"], "proposals": [IKE_PROPOSAL]},
+        f"{name}.local": {"auth": "psk", "id": identity("alice"), "secret_file": str(files.secret)},
+        f"{name}.remote": {"auth": "psk"},
+        f"{name}.children.{STRANGERS}": {
+            "local_ts": [f"{INNER['alice']}/32"],
+            "remote_ts": ["dynamic"],
+            "esp_proposals": [ESP_PROPOSAL],
+        },
     }
 
 

@@ -38,7 +38,8 @@ class LabError(Exception):
 class LabOptions:
     """One run. Times: `rtt_ms` of the link in milliseconds, `down_s` between kill and restart in seconds.
 
-    `loss` is the probability, in each direction, that the link loses a datagram.
+    `loss` is the probability, in each direction, that the link loses a datagram. `capture`: keep the
+    octets of so many datagrams. `strangers`: Alice is open to peers from any address too.
     """
 
     method: Method = "qcd"
@@ -49,6 +50,8 @@ class LabOptions:
     netns: bool = False
     peer: Peer = "deadpeer"
     seed: int = 0
+    capture: int = 0
+    strangers: bool = False
 
     def check(self) -> None:
         """Raise LabError for values or combinations that can't be run."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from deadpeer.lab.options import Side
 from deadpeer.lab.process import Record
-from deadpeer.lab.trace import Sighting
+from deadpeer.lab.trace import Lane, Sighting
 from deadpeer.lab.traffic import TrafficLog
 
 KEPT_EVENTS = 50_000
@@ -61,6 +61,7 @@ class Recording:
     events: deque[SideEvent] = field(default_factory=lambda: deque(maxlen=KEPT_EVENTS))
     sightings: deque[Sighting] = field(default_factory=lambda: deque(maxlen=KEPT_SIGHTINGS))
     traffic: TrafficLog = field(default_factory=TrafficLog)
+    captured: list[tuple[Lane, bytes]] = field(default_factory=list)
     relay_stats: Record = field(default_factory=dict)
     phases: dict[str, int] = field(default_factory=dict)
 
@@ -81,6 +82,8 @@ class Recording:
         """A JSON line of the relay."""
         if "stats" in record:
             self.relay_stats = record["stats"]
+        elif "captured" in record:
+            self.captured.append((Lane(record["lane"]), bytes.fromhex(record["captured"])))
         elif "way" in record:
             sighting = Sighting.from_record(record)
             self.sightings.append(sighting)

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from deadpeer.lab.child import Bucket, LineWriter, exact_timers, stop_signal
@@ -44,22 +44,26 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class RelayConfig:
-    """`lanes` maps each lane to (the face towards Alice, the face towards Bob)."""
+    """`lanes` maps each lane to (the face towards Alice, the face towards Bob).
+
+    The octets of the first `capture` datagrams go to stdout too, for who wants to make garbage of them.
+    """
 
     rtt_ms: float
     loss: float
     seed: int
     lanes: dict[Lane, tuple[Face, Face]]
+    capture: int = 0
 
     def to_json(self) -> str:
         lanes = {lane.value: [_face_record(face) for face in faces] for lane, faces in self.lanes.items()}
-        return json.dumps({"rtt_ms": self.rtt_ms, "loss": self.loss, "seed": self.seed, "lanes": lanes})
+        return json.dumps({**{f.name: getattr(self, f.name) for f in fields(self)}, "lanes": lanes})
 
     @classmethod
     def from_json(cls, text: str) -> RelayConfig:
         record = json.loads(text)
         lanes = {Lane(name): (_face(alice), _face(bob)) for name, (alice, bob) in record["lanes"].items()}
-        return cls(float(record["rtt_ms"]), float(record["loss"]), int(record["seed"]), lanes)
+        return cls(**{**record, "lanes": lanes})
 
 
 def main(argv: Sequence[str]) -> int:
@@ -78,6 +82,7 @@ class Relay:
     """The loop: deliver what is due, then sleep in select() until the next one or the next datagram."""
 
     def __init__(self, config: RelayConfig, stack: contextlib.ExitStack) -> None:
+        self._capture = config.capture
         self._link = Link(PlainPolicy(config.rtt_ms, config.loss, config.seed))
         self._out = LineWriter(sys.stdout.fileno())
         self._stats: Counter[str] = Counter()
@@ -126,6 +131,9 @@ class Relay:
                 self._stats["stranger"] += 1
                 continue
             passing = Passing(way, lane, payload, now_ns)
+            if self._capture:
+                self._capture -= 1
+                self._out.put(json.dumps({"captured": payload.hex(), "way": way, "lane": lane}))
             self._stats[f"{way} arrived"] += 1
             if not self._link.offer(passing):
                 self._stats[f"{way} lost"] += 1

@@ -35,11 +35,12 @@ async def run_once(options: LabOptions, observer: Observer) -> Run:
     A tunnel that does not recover is a result whose `ok` is false.
     """
     async with open_session(options, observer) as session:
-        await _build(session)
-        return await _crash(session)
+        await build(session)
+        return await crash(session)
 
 
-async def _build(session: Session) -> None:
+async def build(session: Session) -> None:
+    """Wait until the tunnel stands and has carried traffic for a moment. Raises LabError."""
     options, recording = session.options, session.recording
     recording.take_phase("building", time.monotonic_ns())
     await session.wait_for(
@@ -59,7 +60,8 @@ async def _build(session: Session) -> None:
     await asyncio.sleep(FLOW_S)
 
 
-async def _crash(session: Session) -> Run:
+async def crash(session: Session) -> Run:
+    """Kill Bob, start him again, wait for the recovery, measure. Traffic is paused at the end."""
     options, recording = session.options, session.recording
     killed_ns = await session.kill("bob")
     recording.take_phase("killed", killed_ns)

@@ -88,7 +88,7 @@ class Session:
             for side in SIDES:
                 if not isinstance(self.peers[side], CharonPeer):
                     await netns.add_tun(self.site, side)
-        config = RelayConfig(options.rtt_ms, options.loss, options.seed, self.site.lanes())
+        config = RelayConfig(options.rtt_ms, options.loss, options.seed, self.site.lanes(), options.capture)
         relay = await launch(
             "relay",
             [*self.site.prefix("relay"), sys.executable, "-m", "deadpeer.lab.relay", config.to_json()],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from deadpeer.lab.process import Record
 
@@ -34,7 +35,16 @@ class TrafficLog:
 
     def first_reply_after(self, at_ns: int) -> int | None:
         """When the first reply came that came after `at_ns`."""
-        return min((at for at in self.replies.values() if at > at_ns), default=None)
+        return min((at for _, at in self._replies_after(at_ns)), default=None)
+
+    def first_round_trip_after(self, at_ns: int) -> int | None:
+        """When the first reply came whose request, too, left after `at_ns`."""
+        answered = (at for seq, at in self._replies_after(at_ns) if self.sent.get(seq, 0) > at_ns)
+        return min(answered, default=None)
+
+    def _replies_after(self, at_ns: int) -> Iterator[tuple[int, int]]:
+        # They are entered as they come, so the late ones are at the end: a long log is not searched through.
+        return takewhile(lambda item: item[1] > at_ns, reversed(self.replies.items()))
 
     def round_trips_ns(self) -> list[int]:
         """The round trip times of the answered requests, in the order they were sent."""

@@ -58,7 +58,7 @@ class RunResult:
         return self._in_rtts(self.recover_ms)
 
     def to_record(self) -> dict[str, Any]:
-        """The run as docs/lab.md and `deadpeer lab --json` have it."""
+        """The run as `deadpeer lab --json` prints it."""
         options = self.options
         return {
             "method": options.method,

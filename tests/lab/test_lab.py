@@ -156,6 +156,17 @@ def test_an_interrupted_lab_removes_its_namespaces() -> None:
     assert namespaces_of(process.pid) == []
 
 
+@root
+@NEEDS_ROOT
+def test_what_a_killed_lab_left_behind_is_swept_by_the_next() -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as gone:
+        gone.wait()
+    name = f"deadpeer-{gone.pid}-0000-alice"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    lab("--netns", "--seed", "8", "--down", "0.1")
+    assert namespaces_of(gone.pid) == []
+
+
 def _children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task")
     return [int(c) for task in tasks.iterdir() for c in (task / "children").read_text().split()]

@@ -71,6 +71,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the arguments say; the exit status."""
+    from deadpeer.lab.session import require
+
     options = LabOptions(
         method=args.method or ("liveness" if args.peer == "strongswan" else "qcd"),
         rtt_ms=args.rtt,
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         seed=secrets.randbelow(2**31) if args.seed is None else args.seed,
     )
     try:
-        options.check()
+        require(options)
         finished = asyncio.run(_with_signals(options, as_json=args.json))
     except LabError as error:
         return fail("lab", error, USAGE if error.usage else FAILED)

@@ -52,7 +52,7 @@ class Sizes:
     garbage_per_s: int
 
 
-FULL = Sizes(20, 40, 5, 5, 5, 2, 100, 1_000_000, 5000)
+FULL = Sizes(20, 40, 5, 5, 5, 2, 100, 1_000_000, 10_000)
 QUICK = Sizes(5, 5, 1, 1, 1, 1, 8, 20_000, 4000)
 
 

@@ -13,6 +13,8 @@ from deadpeer.lab.options import LabError, Side
 from deadpeer.lab.process import run
 from deadpeer.lab.sites import INNER, SIDES, Outer, Site
 
+PREFIX = "deadpeer-"
+NAMESPACES = Path("/run/netns")
 TUN = "deadpeer0"
 TUN_MTU = 1400
 OUTER: dict[Side, Outer] = {
@@ -37,14 +39,14 @@ def require_root(*programs: str) -> None:
 async def netns_site(directory: Path) -> AsyncIterator[Site]:
     """The namespaces, joined by veth pairs: Alice - relay - Bob. Raises LabError."""
     require_root()
-    tag = f"deadpeer-{os.getpid()}-{secrets.token_hex(2)}"
+    await _sweep()
+    tag = f"{PREFIX}{os.getpid()}-{secrets.token_hex(2)}"
     names = {who: f"{tag}-{who}" for who in ("alice", "relay", "bob")}
     made: list[str] = []
     try:
         for name in names.values():
             made.append(name)
-            await _ip("netns", "add", name)
-            await _ip("-n", name, "link", "set", "lo", "up")
+            await _add(name)
         for side in SIDES:
             await _join(names[side], names["relay"], side)
         yield Site(directory, "netns", OUTER, 500, 4500, names)
@@ -61,6 +63,26 @@ async def add_tun(site: Site, side: Side) -> None:
     await _ip("-n", name, "link", "set", TUN, "mtu", str(TUN_MTU), "up")
     other = INNER["bob" if side == "alice" else "alice"]
     await _ip("-n", name, "route", "add", f"{other}/32", "dev", TUN, "src", INNER[side])
+
+
+async def _add(name: str) -> None:
+    try:
+        await _ip("netns", "add", name)
+        await _ip("-n", name, "link", "set", "lo", "up")
+    except LabError as error:
+        raise LabError(f"--netns needs CAP_SYS_ADMIN and CAP_NET_ADMIN: {error}", usage=True) from error
+
+
+async def _sweep() -> None:
+    """Remove what a lab that was killed with SIGKILL has left behind: its processes are gone."""
+    for name in _left_behind():
+        await _remove(name)
+
+
+def _left_behind() -> list[str]:
+    names = [path.name for path in NAMESPACES.glob(f"{PREFIX}*")]
+    owners = {name: name.removeprefix(PREFIX).split("-")[0] for name in names}
+    return [name for name, pid in owners.items() if pid.isdigit() and not Path(f"/proc/{pid}").exists()]
 
 
 async def _join(gateway: str, relay: str, side: Side) -> None:

@@ -142,10 +142,7 @@ async def open_session(options: LabOptions, observer: Observer) -> AsyncIterator
 
     Raises LabError.
     """
-    options.check()
-    if options.peer == "strongswan":
-        netns.require_root("unshare")
-        strongswan.require_strongswan()
+    require(options)
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(lab_directory())
         if options.netns or options.peer == "strongswan":
@@ -155,6 +152,15 @@ async def open_session(options: LabOptions, observer: Observer) -> AsyncIterator
         session = Session(site, options, observer)
         await session.start(stack)
         yield session
+
+
+def require(options: LabOptions) -> None:
+    """Raise LabError (usage) if the options make no sense, or need what is not there."""
+    options.check()
+    if options.netns or options.peer == "strongswan":
+        netns.require_root("unshare")
+    if options.peer == "strongswan":
+        strongswan.require_strongswan()
 
 
 class GatewayPeer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 def to_toml(value: Any) -> str:
     """A value in TOML; tables are written inline."""
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {to_toml(v)}" for k, v in value.items()) + " }"
+        return "{ " + ", ".join(f"{to_toml(k)} = {to_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(to_toml, value)) + "]"
     if isinstance(value, bool):
         return str(value).lower()
-    return json.dumps(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    # JSON's escapes are TOML's, except that TOML wants DEL escaped too and knows no surrogate pairs.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def write_config(place: Path, document: Mapping[str, Any]) -> Path:

@@ -40,8 +40,11 @@ def until(condition: Callable[[], bool], what: Callable[[], str], timeout_s: flo
 class Gateway:
     """One gateway: its configuration, its process, its events, and the host behind it."""
 
-    def __init__(self, place: Path, name: str, document: dict[str, Any]) -> None:
+    def __init__(
+        self, place: Path, name: str, document: dict[str, Any], namespace: str | None = None
+    ) -> None:
         self.name = name
+        self._prefix = [] if namespace is None else ["ip", "netns", "exec", namespace]
         self.place = place
         self.config = place / f"{name}.toml"
         self.control = place / f"{name}.sock"
@@ -70,7 +73,11 @@ class Gateway:
         command = [sys.executable, "-m", "deadpeer", "gateway", str(self.config), "--log-format", "json"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
+                [*self._prefix, *command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(),
             )
 
     def kill(self) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import tomllib
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.gateway.documents import base_document, write_config
 
 from deadpeer.gateway.config import ConfigError, load
 from deadpeer.gateway.reference import SECTIONS
+from deadpeer.gateway.resolve import check_local_addresses
 
 KEYS = [
     (section, key)
@@ -278,7 +282,13 @@ def test_the_first_error_is_told_and_the_others_counted(place: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"[gateway\n", "is not TOML"), (b"\xff\xfe", "is not UTF-8"), (b"  \n", "is empty")],
+    [
+        (b"[gateway\n", "is not TOML"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b"  \n", "is empty"),
+        (b"a = " + b"[" * 100_000, "is not TOML"),
+        (b"a = " + b"9" * 5000, "is not TOML"),
+    ],
 )
 def test_files_that_are_none(place: Path, content: bytes, says: str) -> None:
     file = place / "gw.toml"
@@ -322,3 +332,44 @@ def test_limits_reach_the_endpoint_and_the_extensions(place: Path) -> None:
     assert config.endpoint.port == 15500
     assert config.crash.boot_window_s == 300
     assert config.crash.spi_burst == 9
+
+
+def test_local_addresses_that_the_host_does_not_have(place: Path) -> None:
+    document = base_document()
+    document["gateway"]["listen"] = []
+    document["connections"]["home"]["local_addrs"] = ["192.0.2.0/24"]
+    config = load(write_config(place, document))
+    check_local_addresses(config.connections, [ip_address("192.0.2.9")], config.file)
+    with pytest.raises(ConfigError) as caught:
+        check_local_addresses(config.connections, [ip_address("198.51.100.9")], config.file)
+    assert str(caught.value) == (
+        f"{config.file}: connections.home.local_addrs: none of these is one of our addresses (198.51.100.9);"
+        " add one there"
+    )
+
+
+def test_a_control_character_in_a_path(place: Path) -> None:
+    assert "can't be printed" in str(refused(place, with_key("gateway", "state_dir", "a\0b")))
+
+
+toml_values = st.recursive(
+    st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(max_size=20)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(KEYS), toml_values)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+def test_any_value_anywhere_is_used_or_refused_in_one_line(
+    place: Path, where: tuple[str, str], value: object
+) -> None:
+    file = write_config(place, with_key(*where, value))
+    try:
+        load(file)
+    except ConfigError as error:
+        assert str(error).isprintable()
+        assert str(error).startswith(f"{file}: ")
+        assert error.key

@@ -85,7 +85,10 @@ def _shape(file: Path) -> Configuration:
         raise ConfigError(file, "", str(problem).removeprefix(f"{file} ")) from None
     except UnicodeDecodeError as error:
         raise ConfigError(file, "", f"is not UTF-8 at octet {error.start}; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not only TOMLDecodeError: numbers of 5000 digits, and more
         raise ConfigError(file, "", f"is not TOML: {error}; correct it there") from None
     try:
         return Configuration.model_validate(document)

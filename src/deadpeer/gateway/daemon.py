@@ -29,6 +29,7 @@ from .errors import ConfigError, StartError
 from .logs import EventLog, LineWriter, LogFormat, record
 from .notation import Host
 from .process import KeyLogFiles, harden, notify_service_manager
+from .resolve import check_local_addresses
 from .routes import RouteKeeper
 from .runtime import Runtime, TaggedCommand, clock
 from .sockets import open_sockets
@@ -44,8 +45,8 @@ def run(file: Path, *, log_format: LogFormat = "text", keylog: Path | None = Non
 
     Events go to standard output, one a line. Raises ConfigError or StartError if it can't start.
     """
-    config = load(file)
     harden()
+    config = load(file)
     # Unbuffered: a reader that has gone must not make the interpreter's last flush fail.
     with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as out:
         writer = LineWriter(out)
@@ -70,6 +71,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._control: ControlServer | None = None
         self._runtime: Runtime | None = None
+        self._hosts: tuple[Host, ...] = ()
 
     async def run(self) -> None:
         """Start, serve, say goodbye."""
@@ -77,7 +79,8 @@ class Daemon:
         async with AsyncExitStack() as stack:
             for number in _SIGNALS:
                 loop.add_signal_handler(number, self._stop.set)
-            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
+            loop.set_exception_handler(self._on_loop_error)
             await self._start(stack)
             await self._stop.wait()
             self._report(clock(), Event("stopping", {}, "notice"))
@@ -89,6 +92,8 @@ class Daemon:
         options, file = self._config.gateway, self._config.file
         state = stack.enter_context(StateDirectory(options.state_dir, file))
         hosts = options.listen or _all_addresses(file)
+        check_local_addresses(self._config.connections, hosts, file)
+        self._hosts = hosts
         sockets = open_sockets(hosts, options.port, options.port_nat_t, options.receive_buffer, file)
         stack.callback(sockets.close)
         plane = _open_plane(self._config)
@@ -163,15 +168,19 @@ class Daemon:
         if self._control is not None:
             self._control.publish(record(now, event))
 
-    # Commands
+    def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What asyncio would print with whatever the exception quotes."""
+        error = context.get("exception")
+        fields: dict[str, Field] = {"during": "asyncio", "error": type(error).__name__}
+        self._report(clock(), Event("internal_error", fields, "warning"))
 
-    def _on_hangup(self) -> None:
-        self._reload()
+    # Commands
 
     def _reload(self) -> Reply:
         """Take the connections of the file as it is now; a file that can't be used changes nothing."""
         try:
             new = load(self._config.file)
+            check_local_addresses(new.connections, self._hosts, new.file)
         except ConfigError as error:
             self._report(clock(), Event("reload_failed", {"error": str(error)}, "warning"))
             return Reply(False, str(error))

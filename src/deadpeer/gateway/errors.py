@@ -15,7 +15,8 @@ class StartError(Exception):
     """The gateway can't start as configured: an address in use, a missing capability, a locked directory."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(" ".join(text.split()))
+        line = " ".join(text.split())
+        super().__init__("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line))
 
 
 class ConfigError(StartError):

@@ -70,6 +70,15 @@ def check_gateway(gateway: GatewaySection, directory: Path, problems: Problems) 
         problems.check("gateway.tun", lambda: _check_device(gateway.tun))
 
 
+def check_local_addresses(connections: Sequence[Connection], hosts: Sequence[Host], file: Path) -> None:
+    """Raise ConfigError for a connection whose `local_addrs` are none of the addresses that there are."""
+    problems = Problems(file)
+    for connection in connections:
+        key = f"connections.{connection.name}.local_addrs"
+        problems.check(key, partial(_check_local, connection.local_addrs, hosts, "our addresses"))
+    problems.raise_first()
+
+
 def check_unix_path(path: Path) -> None:
     """Raise Problem if the path is too long for a UNIX socket (sun_path)."""
     length = len(str(path).encode())
@@ -99,7 +108,7 @@ def resolve_connection(
     whole = [child for child in children if child is not None]
     _check_distinct(whole, f"{key}.children", problems)
     if local_addrs is not None and remote_addrs is not None:
-        problems.check(f"{key}.local_addrs", lambda: _check_local(local_addrs, listen))
+        problems.check(f"{key}.local_addrs", lambda: _check_local(local_addrs, listen, "gateway.listen"))
         problems.check(f"{key}.remote_addrs", lambda: _check_families(local_addrs, remote_addrs, listen))
         for child in whole:
             where = f"{key}.children.{child.name}.start_action"
@@ -269,11 +278,11 @@ def _check_distinct(children: Sequence[ChildConfig], key: str, problems: Problem
         problems.check(f"{key}.{child.name}", check)
 
 
-def _check_local(local: Sequence[Network], listen: Sequence[Host]) -> None:
+def _check_local(local: Sequence[Network], listen: Sequence[Host], what: str) -> None:
     if not local or not listen:
         return
     if not any(host in net for net in local for host in listen):
-        raise Problem(f"none of these is in gateway.listen ({', '.join(map(str, listen))}); add one there")
+        raise Problem(f"none of these is one of {what} ({', '.join(map(str, listen))}); add one there")
 
 
 def _check_families(local: Sequence[Network], remote: Sequence[Network], listen: Sequence[Host]) -> None:

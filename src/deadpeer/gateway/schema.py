@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from deadpeer.crash.options import Roles, TokenMethod
 from deadpeer.ike.connection import AuthKind, CloseAction, DpdAction, StartAction
@@ -26,9 +26,17 @@ def _one_or_many(value: object) -> object:
     return value
 
 
+def _printable(value: str) -> str:
+    """No name, path or identity holds a control character; one that does is a mistake or worse."""
+    if not value.isprintable():
+        raise ValueError("holds a character that can't be printed; remove it")
+    return value
+
+
+Printable = Annotated[str, AfterValidator(_printable)]
 Seconds = Annotated[float, BeforeValidator(parse_time)]
-Strings = Annotated[list[str], BeforeValidator(_one_or_many)]
-Text = Annotated[str, Field(min_length=1)]
+Strings = Annotated[list[Printable], BeforeValidator(_one_or_many)]
+Text = Annotated[Printable, Field(min_length=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Rate = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=10**12)]

@@ -64,8 +64,8 @@ def test_first_reply_after_and_losses() -> None:
         {"event": "sent", "seq": 1, "mono_ns": 10},
         {"event": "sent", "seq": 2, "mono_ns": 20},
         {"event": "sent", "seq": 3, "mono_ns": 30},
-        {"event": "reply", "seq": 3, "mono_ns": 45},
         {"event": "reply", "seq": 1, "mono_ns": 40},
+        {"event": "reply", "seq": 3, "mono_ns": 45},
         {"event": "strange", "mono_ns": 50},
         {"event": "ready", "mono_ns": 1},
     ]
@@ -73,5 +73,7 @@ def test_first_reply_after_and_losses() -> None:
         log.take(record)
     assert log.first_reply_after(40) == 45
     assert log.first_reply_after(45) is None
+    assert log.first_round_trip_after(10) == 45
+    assert log.first_round_trip_after(30) is None
     assert log.lost() == [20]
     assert log.strays == 1

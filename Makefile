@@ -39,8 +39,8 @@ $(READY): requirements.lock pyproject.toml
 	  echo "$(PYTHON) lacks venv; on Debian: apt install python3-venv" >&2; exit 1; }
 	@echo "Setting up .venv (once, and again when requirements.lock changes) ..."
 	@$(IN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(IN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
-	@$(IN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(IN)/python -m pip install -qq --require-hashes --requirement requirements.lock
+	@$(IN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 lab: $(READY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,13 @@ def test_make_targets_in_documents_exist(document: Path) -> None:
     named = set(re.findall(r"^\s*(?:\$ )?make ([a-z]+)", document.read_text(), re.MULTILINE))
     named |= set(re.findall(r"`make ([a-z]+)", document.read_text()))
     assert named <= targets
+
+
+def test_the_scenario_in_contributing_runs() -> None:
+    [code] = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    names: dict[str, Callable[[], None]] = {}
+    exec(code, names)  # noqa: S102 - it is ours, and it is what newcomers copy
+    [scenario] = [value for name, value in names.items() if name.startswith("test_")]
+    scenario()

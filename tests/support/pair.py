@@ -25,7 +25,18 @@ from deadpeer.ike.connection import (
     RemoteAuth,
 )
 from deadpeer.ike.endpoint import Endpoint
-from deadpeer.ike.io import CommandDone, Event, Initiate, Input, KeyLog, Persist, Plane, Record, Timeout, Transmit
+from deadpeer.ike.io import (
+    CommandDone,
+    Event,
+    Initiate,
+    Input,
+    KeyLog,
+    Persist,
+    Plane,
+    Record,
+    Timeout,
+    Transmit,
+)
 from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.memory import MemoryHost
 from deadpeer.plane.packets import echo_request

@@ -1,4 +1,4 @@
-"""Lines of Wireshark's `ikev2_decryption_table` and `esp_sa`, so that a capture of our own traffic can be read.
+"""Lines of Wireshark's `ikev2_decryption_table` and `esp_sa`, to read a capture of our own traffic.
 
 The files go into a Wireshark profile (or the directory that WIRESHARK_CONFIG_DIR names); ESP needs
 `-o esp.enable_encryption_decode:TRUE` besides. Names tried out with tshark 4.0.17, columns of that version:

@@ -56,7 +56,7 @@ acceptance: $(READY)
 	@$(IN)/python -m deadpeer.lab.acceptance $(ARGS)
 
 check: $(READY)
-	@echo "== format";          $(IN)/ruff format --check --quiet . || { $(IN)/ruff format --check .; exit 1; }
+	@echo "== format";          $(IN)/ruff format --check --quiet .
 	@echo "== lint";            $(IN)/ruff check --quiet .
 	@echo "== types";           $(IN)/mypy
 	@echo "== import contract"; $(IN)/lint-imports --no-logo --no-cache

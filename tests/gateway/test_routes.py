@@ -8,7 +8,7 @@ from deadpeer.crypto import EspKeys, parse_proposal, select_esp
 from deadpeer.crypto.proposals import offer
 from deadpeer.gateway.notation import parse_selector
 from deadpeer.gateway.routes import RouteKeeper
-from deadpeer.plane.host import PlaneError
+from deadpeer.plane.host import IpAddress, IpNetwork, PlaneError
 from deadpeer.plane.memory import MemoryHost
 from deadpeer.plane.model import InstallChild, InstallTrap, RemoveChild, RemoveTrap
 from deadpeer.values import Address
@@ -50,8 +50,10 @@ def test_a_rekey_leaves_the_route_alone() -> None:
     assert host.routes == {NET: ip_address("10.0.0.1")}
     keeper.apply(child(2))
     keeper.apply(RemoveChild(1))
+    keeper.settle()
     assert NET in host.routes
     keeper.apply(RemoveChild(2))
+    keeper.settle()
     assert host.routes == {}
 
 
@@ -61,9 +63,35 @@ def test_a_trap_keeps_the_route_when_the_child_is_lost() -> None:
     keeper.apply(InstallTrap(1, ts("10.0.0.0/24"), ts("10.0.1.0/24")))
     keeper.apply(child(1))
     keeper.apply(RemoveChild(1))
+    keeper.settle()
     assert NET in host.routes
     keeper.apply(RemoveTrap(1))
+    assert keeper.settle() == []
     assert host.routes == {}
+
+
+def test_a_child_that_a_trap_replaces_leaves_the_route_untouched() -> None:
+    class Counting(MemoryHost):
+        added = removed = 0
+
+        def add_route(self, network: IpNetwork, source: IpAddress | None = None) -> None:
+            self.added += 1
+            super().add_route(network, source)
+
+        def remove_route(self, network: IpNetwork) -> None:
+            self.removed += 1
+            super().remove_route(network)
+
+    host = Counting()
+    keeper = RouteKeeper(host, [])
+    keeper.apply(child(1))
+    keeper.apply(RemoveChild(1))
+    keeper.apply(InstallTrap(1, ts("10.0.0.0/24"), ts("10.0.1.0/24")))
+    keeper.settle()
+    assert (host.added, host.removed) == (1, 0)
+    keeper.apply(RemoveTrap(1))
+    keeper.settle()
+    assert (host.added, host.removed) == (1, 1)
 
 
 def test_a_trap_that_is_set_again_counts_once() -> None:
@@ -72,6 +100,7 @@ def test_a_trap_that_is_set_again_counts_once() -> None:
     for _ in range(3):
         keeper.apply(InstallTrap(1, ts("10.0.0.0/24"), ts("10.0.1.0/24")))
     keeper.apply(RemoveTrap(1))
+    keeper.settle()
     assert host.routes == {}
 
 

@@ -37,6 +37,8 @@ from .state import StateDirectory
 
 GOODBYE_S = 2.0
 """How long the peers get to answer our DELETEs when we are told to stop."""
+OUTCOME_S = 300.0
+"""How long a client waits for a command at most: its place is for others then."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -237,7 +239,10 @@ class Daemon:
 
 
 async def _outcome(runtime: Runtime, make: TaggedCommand) -> Reply:
-    done = await runtime.command(make)
+    try:
+        done = await asyncio.wait_for(runtime.command(make), OUTCOME_S)
+    except TimeoutError:
+        return Reply(False, f"no outcome within {OUTCOME_S:g} s; the gateway goes on trying")
     return Reply(done.ok, done.text)
 
 

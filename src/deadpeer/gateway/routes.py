@@ -1,4 +1,8 @@
-"""Routes into the host side of the data plane, for as long as a child or a trap wants them."""
+"""Routes into the host side of the data plane, for as long as a child or a trap wants them.
+
+A route that nothing wants any more is removed by `settle` only: where a child goes and a trap or another
+child comes in its place, the route stays as it is, and no packet finds another way meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +24,31 @@ class RouteKeeper:
         self._local = local
         self._wanted: dict[tuple[str, int], tuple[IpNetwork, ...]] = {}
         self._uses: Counter[IpNetwork] = Counter()
+        self._idle: set[IpNetwork] = set()
 
     def apply(self, op: PlaneOp) -> list[Event]:
-        """Add or remove routes as the operation asks; what went wrong comes back as events."""
+        """Add routes as the operation asks, note those that idle; what went wrong comes back as events."""
         match op:
             case InstallTrap():
                 return self._want(("policy", op.policy), op, None)
             case InstallChild():
                 return self._want(("child", op.child), op, ip_address(op.remote.host))
             case RemoveTrap():
-                return self._release(("policy", op.policy))
+                self._release(("policy", op.policy))
             case RemoveChild():
-                return self._release(("child", op.child))
+                self._release(("child", op.child))
         return []
+
+    def settle(self) -> list[Event]:
+        """Remove the routes that nothing wants."""
+        events: list[Event] = []
+        while self._idle:
+            network = self._idle.pop()
+            try:
+                self._host.remove_route(network)
+            except PlaneError as error:
+                events.append(_skipped(network, str(error)))
+        return events
 
     def _want(
         self, owner: tuple[str, int], op: InstallTrap | InstallChild, outer: IpAddress | None
@@ -46,11 +62,13 @@ class RouteKeeper:
                 continue
             self._uses[network] += 1
             chosen.append(network)
-            if self._uses[network] == 1:
+            if network in self._idle:
+                self._idle.discard(network)
+            elif self._uses[network] == 1:
                 events += self._add(network, op)
-        released = self._release(owner)
+        self._release(owner)
         self._wanted[owner] = tuple(chosen)
-        return events + released
+        return events
 
     def _add(self, network: IpNetwork, op: InstallTrap | InstallChild) -> list[Event]:
         try:
@@ -59,18 +77,12 @@ class RouteKeeper:
             return [_skipped(network, str(error))]
         return []
 
-    def _release(self, owner: tuple[str, int]) -> list[Event]:
-        events: list[Event] = []
+    def _release(self, owner: tuple[str, int]) -> None:
         for network in self._wanted.pop(owner, ()):
             self._uses[network] -= 1
-            if self._uses[network] > 0:
-                continue
-            del self._uses[network]
-            try:
-                self._host.remove_route(network)
-            except PlaneError as error:
-                events.append(_skipped(network, str(error)))
-        return events
+            if self._uses[network] <= 0:
+                del self._uses[network]
+                self._idle.add(network)
 
 
 def _skipped(network: IpNetwork, reason: str) -> Event:

@@ -160,9 +160,13 @@ class Runtime:
             "endpoint": _sorted(self._core.counters if self._core is not None else {}),
             "tables": _sorted(self._core.sizes() if self._core is not None else {}),
             "esp_dropped": _sorted(self._engine.drops),
-            "gateway": _sorted(self.counters),
+            "gateway": _sorted(self.counters | self._host_counters()),
             "udp": _sorted(self._sockets.counters()),
         }
+
+    def _host_counters(self) -> Counter[str]:
+        waited = self._host.dropped if isinstance(self._host, UnixHost) else 0
+        return Counter({"host_waited_in_vain": waited} if waited else {})
 
     def stop(self) -> None:
         """Stop reading and cancel the timer. What was opened is closed by who opened it."""
@@ -296,6 +300,8 @@ class Runtime:
     def _settle(self) -> None:
         """After any input: everything obeyed, the timer set for what comes first."""
         self._drain()
+        for event in self._routes.settle() if self._routes is not None else ():
+            self._report(clock(), event)
         if isinstance(self._host, UnixHost) and self._host.waiting and self._flush is None:
             self._flush = self._loop.call_later(_FLUSH_S, self._on_flush)
         deadlines = [self._engine.deadline()]

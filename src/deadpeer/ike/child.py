@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from deadpeer.ike.sa import IkeSa
 
 NONCE_OCTETS = 32
+MAX_CHILDREN = 128
+"""Child SAs in one IKE SA; a peer that asks for more gets NO_ADDITIONAL_SAS (twice as many by rekeying)."""
 
 
 class ChildState(Enum):
@@ -68,6 +70,8 @@ class ChildSa:
     deferred: bool = False
     """Our outbound half waits for the peer (we were the responder of a rekey)."""
     successor: int | None = None
+    rival: bool = False
+    """Made by the peer while our own rekeying of the same child is under way: the nonces will decide."""
 
     @property
     def name(self) -> str:

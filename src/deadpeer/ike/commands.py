@@ -9,7 +9,7 @@ from deadpeer.ike.exchanges.ike_rekey import RekeyIke
 from deadpeer.ike.exchanges.informational import DeleteChild, DeleteIke
 from deadpeer.ike.io import Command, ExtensionCommand, Initiate, Rekey, Reload, Shutdown, Terminate
 from deadpeer.ike.recovery import Recovery
-from deadpeer.ike.sa import IkeSa
+from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import Now
 
 
@@ -54,6 +54,7 @@ class Commands:
             self._down_child(now, sas, command)
             return
         self._recovery.forget(command.connection)
+        self._recovery.release(command.connection)
         if not sas:
             self._env.done(command.tag, False, f"no IKE SA of connection {command.connection} is up")
             return
@@ -107,6 +108,9 @@ class Commands:
         self._recovery.stopping = True
         for name in self._recovery.connections:
             self._recovery.forget(name)
+        for sa in self._env.table:
+            if sa.state is IkeState.REKEYED:
+                sa.close(now, "the gateway stops")
         sas = list(self._env.table)
         left = {sa.number for sa in sas}
 
@@ -132,11 +136,13 @@ class Commands:
     def _delete(self, now: Now, sa: IkeSa, why: str) -> None:
         if sa.established:
             sa.submit(now, DeleteIke(why), urgent=True)
-        elif sa.established_ns is None:
-            sa.close(now, why)
+        elif sa.established_ns is None and not sa.is_deleting():
+            self._recovery.give_up(now, sa, why)
 
     def _sas(self, connection: str) -> list[IkeSa]:
-        return [sa for sa in self._env.table if sa.connection.name == connection]
+        """The SAs of a connection, without those that are replaced and only wait for their end."""
+        found = self._env.table.of_connection(connection)
+        return [sa for sa in found if sa.state is not IkeState.REKEYED]
 
     def _unknown(self, name: str) -> str:
         known = ", ".join(sorted(self._recovery.connections)) or "none"

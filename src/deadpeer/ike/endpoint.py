@@ -21,7 +21,7 @@ from deadpeer.ike.environment import Environment
 from deadpeer.ike.evidence import InitialContact, Verdict
 from deadpeer.ike.exchanges import dispatch, init, resume
 from deadpeer.ike.exchanges.child import RekeyChild, replace_lost
-from deadpeer.ike.exchanges.informational import Inform, Probe
+from deadpeer.ike.exchanges.informational import Inform, Probe, expire_child
 from deadpeer.ike.extension import Extension, Orphan, SpiSource
 from deadpeer.ike.io import Field, Input, Level, Output, Record, Timeout
 from deadpeer.ike.matching import connections_for
@@ -268,14 +268,26 @@ class Endpoint:
         """An IKE SA is up."""
         self._recovery.established(now, sa)
 
+    def ended(self, now: Now, sa: IkeSa, why: str) -> None:
+        """An established IKE SA ends, not by our wish."""
+        self._recovery.ended(now, sa, why)
+
+    def holds(self, policy: int) -> bool:
+        """Whether packets wait, or may come to wait, for a child of this policy."""
+        return self._recovery.holds(policy)
+
+    def hold(self, sa: IkeSa, child: ChildSa) -> None:
+        """Packets of the child's policy wait from now on."""
+        self._recovery.hold(sa, child)
+
     def child_lost(self, now: Now, sa: IkeSa, child: ChildSa, action: str) -> None:
         """A child was closed by the peer or expired."""
         self._recovery.child_lost(now, sa, child, action)
 
     def initial_contact(self, now: Now, sa: IkeSa) -> None:
         """The peer of the new `sa` holds no other SA with us: older ones in the same scope are dead."""
-        for other in self._env.table:
-            if other is sa or other.established_ns is None:
+        for other in self._env.table.of_connection(sa.connection.name):
+            if other is sa or other.established_ns is None or other.state is IkeState.REKEYED:
                 continue
             proof = InitialContact.check(
                 at_ns=now.mono_ns,
@@ -340,13 +352,15 @@ class Endpoint:
         if message.spi_r != bytes(8) or message.spi_i == bytes(8) or message.message_id != 0:
             env.drop("malformed: IKE_SA_INIT request header")
             return
-        known = table.half_open_with(message.spi_i, datagram.remote)
-        if known is not None and (stored := known.recv.stored(octets)):
-            env.transmit(stored[0], datagram.local, datagram.remote, "response again")
-            return
-        if known is not None:
-            env.drop("IKE_SA_INIT with a known SPI and other octets")
-            return
+        # A retransmission is known by its octets, not by its SPI alone (section 2.1): the same initiator
+        # may come again with a cookie or another group while its first message is being answered.
+        for known in table.begun_with(message.spi_i, datagram.remote):
+            if stored := known.recv.stored(octets):
+                env.transmit(stored[0], datagram.local, datagram.remote, "response again")
+                return
+            if known.established_ns is not None:
+                env.drop("IKE_SA_INIT of an established SA")
+                return
         if message.exchange == ExchangeType.IKE_SESSION_RESUME:
             resume.respond(env, now, octets, message, datagram, self._cookies)
             return
@@ -446,4 +460,4 @@ class Endpoint:
             if child.state is ChildState.INSTALLED and sa.state is IkeState.ESTABLISHED:
                 sa.submit(now, RekeyChild(child))
         else:
-            self._recovery.child_lost(now, sa, child, "start")
+            expire_child(sa, now, child, "sequence numbers used up", "start")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from deadpeer.crypto import Entropy, EspKeys
@@ -20,6 +21,17 @@ from deadpeer.wire import FIRST_ESP_SPI, NON_ESP_MARKER, Message, Notify, Payloa
 if TYPE_CHECKING:
     from deadpeer.ike.child import ChildSa
     from deadpeer.ike.sa import IkeSa
+
+POLICIES_BEFORE_SWEEP = 1024
+
+
+@dataclass(slots=True)
+class _Expected:
+    """The outcomes that a command with several parts still waits for, and those that came."""
+
+    left: int
+    good: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
 
 
 class Lifecycle(Protocol):
@@ -53,6 +65,18 @@ class Lifecycle(Protocol):
         """The peer of the new `sa` says, protected, that it holds no other SA with us."""
         ...
 
+    def ended(self, now: Now, sa: IkeSa, why: str) -> None:
+        """An established IKE SA ends, not by our wish: close it; `close_action` says what comes next."""
+        ...
+
+    def hold(self, sa: IkeSa, child: ChildSa) -> None:
+        """Packets of the child's policy wait from now on until a new child is installed."""
+        ...
+
+    def holds(self, policy: int) -> bool:
+        """Whether packets wait, or may come to wait, for a child of this policy."""
+        ...
+
     def child_lost(self, now: Now, sa: IkeSa, child: ChildSa, action: str) -> None:
         """A child was closed by the peer, or expired; `action` is none, trap or start."""
         ...
@@ -78,7 +102,10 @@ class Environment:
         self.counters: Counter[str] = Counter()
         self._spis = spis
         self._outputs: deque[Output] = deque()
+        self._expected: dict[int, _Expected] = {}
         self._policies: dict[tuple[str, str, str], int] = {}
+        self._policies_made = 0
+        self._sweep_at = POLICIES_BEFORE_SWEEP
         self._policy_keys: dict[int, tuple[str, str, str]] = {}
         self._sa_number = 0
         self._child_number = 0
@@ -117,10 +144,24 @@ class Environment:
         """Report an event."""
         self._outputs.append(Event(kind, fields, level))
 
+    def expect(self, tag: int, outcomes: int) -> None:
+        """The command with this tag has so many outcomes; it is answered with the last of them."""
+        if tag and outcomes > 1:
+            self._expected[tag] = _Expected(outcomes)
+
     def done(self, tag: int, ok: bool, text: str) -> None:
-        """Answer the command with this tag; 0 is no command."""
-        if tag:
-            self._outputs.append(CommandDone(tag, ok, text))
+        """An outcome of the command with this tag; 0 is no command. The command is answered once."""
+        if not tag:
+            return
+        expected = self._expected.get(tag)
+        if expected is not None:
+            expected.left -= 1
+            (expected.good if ok else expected.bad).append(text)
+            if expected.left > 0:
+                return
+            del self._expected[tag]
+            ok, text = not expected.bad, "; ".join(dict.fromkeys(expected.bad or expected.good))
+        self._outputs.append(CommandDone(tag, ok, text))
 
     def count(self, counter: str, amount: int = 1) -> None:
         """Add to a named counter."""
@@ -152,9 +193,19 @@ class Environment:
         key = (connection, child, peer)
         number = self._policies.get(key)
         if number is None:
-            number = self._policies[key] = len(self._policies) + 1
+            if len(self._policies) >= self._sweep_at:
+                self._sweep_policies()
+            self._policies_made += 1
+            number = self._policies[key] = self._policies_made
             self._policy_keys[number] = key
         return number
+
+    def _sweep_policies(self) -> None:
+        """Forget the numbers of peers that have come and gone, so that the table can't grow with them."""
+        for key, number in list(self._policies.items()):
+            if key[2] and not self.table.serving(number) and not self.lifecycle.holds(number):
+                del self._policies[key], self._policy_keys[number]
+        self._sweep_at = max(POLICIES_BEFORE_SWEEP, 2 * len(self._policies))
 
     def policy_of(self, number: int) -> tuple[str, str, str] | None:
         """(connection, child, peer) of a policy number."""

@@ -32,6 +32,7 @@ def successor_of(old: IkeSa, now: Now, *, we_initiated: bool, own_spi: bytes, pe
 def take_over(now: Now, old: IkeSa, new: IkeSa, *, initiated: bool) -> None:
     """Children and queued requests move; `old` only waits for its DELETE."""
     old.state, old.successor = IkeState.REKEYED, new
+    new.predecessor = None
     for child in list(old.children.values()):
         old.release(child)
         new.adopt(now, child)
@@ -49,12 +50,24 @@ def take_over(now: Now, old: IkeSa, new: IkeSa, *, initiated: bool) -> None:
         suite=new.suite.name,
     )
     new.env.signal(now, ext.SaRekeyed(old, new, initiated))
-    for exchange in waiting:
-        new.submit(now, exchange)
+    new.queue.extend(exchange for exchange in waiting if exchange.moves(old, now))
+    new.pump(now)
+
+
+def await_decision(old: IkeSa, new: IkeSa) -> None:
+    """`new` was made by the peer while our own rekeying of `old` is under way (section 2.8.2)."""
+    old.successor, new.predecessor = new, old
+
+
+def discard(now: Now, sa: IkeSa, reason: str) -> None:
+    """Close an IKE SA that never carried anything, without a word."""
+    sa.state, sa.predecessor = IkeState.REKEYED, None
+    sa.close(now, reason)
 
 
 def retire(now: Now, sa: IkeSa) -> None:
     """A replaced IKE SA is dropped if the DELETE never comes."""
+    sa.state, sa.predecessor = IkeState.REKEYED, None
     timers = sa.env.timers
     for reason in ("IKE SA rekey", "IKE SA end of life", "idle", "NAT keepalive"):
         timers.cancel(sa.number, reason)

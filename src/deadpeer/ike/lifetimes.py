@@ -27,7 +27,7 @@ def arm_ike(sa: IkeSa, now: Now) -> None:
         timers.arm(sa.number, "IKE SA rekey", at, lambda t: sa.submit(t, RekeyIke()))
     if lifetime.life_s > 0:
         at = now.after(lifetime.life_s)
-        timers.arm(sa.number, "IKE SA end of life", at, lambda t: sa.submit(t, DeleteIke("end of life")))
+        timers.arm(sa.number, "IKE SA end of life", at, lambda t: _ike_ends(sa, t))
     if sa.local_behind_nat and sa.env.config.nat_keepalive_s > 0:
         sa.arm_keepalive(now)
     arm_idle(sa, now)
@@ -55,13 +55,17 @@ def arm_child(sa: IkeSa, child: ChildSa) -> None:
     def expire(then: Now) -> None:
         found = sa.env.table.child(child.number)
         if found is not None:
-            expire_child(found[0], then, child)
+            expire_child(found[0], then, child, "end of life", child.config.close_action)
 
     if lifetime.rekey_s > 0 and timers.armed(owner, "child SA rekey") is None:
         delay = rekey_delay_s(lifetime, sa.env.entropy)
         timers.arm(owner, "child SA rekey", child.created_ns + int(delay * 1e9), rekey)
     if lifetime.life_s > 0 and timers.armed(owner, "child SA end of life") is None:
         timers.arm(owner, "child SA end of life", child.created_ns + int(lifetime.life_s * 1e9), expire)
+
+
+def _ike_ends(sa: IkeSa, now: Now) -> None:
+    sa.submit(now, DeleteIke("end of life", aged=True))
 
 
 def _idle(sa: IkeSa, now: Now) -> None:

@@ -70,13 +70,17 @@ class Recovery:
         """Use these connections from now on; living SAs keep what they were made with."""
         old, self.connections = self.connections, {c.name: c for c in connections}
         for name, connection in old.items():
+            today = self.connections.get(name)
             for child in connection.children:
-                today = self.connections.get(name)
                 kept = today.child(child.name) if today is not None else None
                 if kept is None or kept.start_action != "trap":
                     self._untrap(self._env.policy(name, child.name))
-            if name not in self.connections:
+            self.release(name, keeping=[c.name for c in today.children] if today is not None else ())
+            if today is None:
                 self.forget(name)
+                for sa in self._env.table.of_connection(name):
+                    if sa.number in self._attempts:
+                        self.give_up(now, sa, f"connection {name} is not configured any more")
         for connection in self.connections.values():
             if connection != old.get(connection.name):
                 self._start(now, connection)
@@ -85,6 +89,29 @@ class Recovery:
         """Stop trying to bring this connection up."""
         self._tries.pop(name, None)
         self._env.timers.cancel(("connection", name), "try again")
+
+    def release(self, name: str, keeping: Sequence[str] = ()) -> None:
+        """Nothing waits any more for children of this connection, but for those of these names."""
+        for policy in list(self._held):
+            key = self._env.policy_of(policy)
+            if key is not None and key[0] == name and key[1] not in keeping:
+                self._unhold(policy)
+
+    def holds(self, policy: int) -> bool:
+        """Whether packets wait, or may come to wait, for a child of this policy."""
+        return policy in self._held or policy in self._trapped
+
+    def give_up(self, now: Now, sa: IkeSa, why: str) -> None:
+        """Close an IKE SA that we are setting up, and do not try again."""
+        setup, attempt = sa.setup, self._attempts.pop(sa.number, None)
+        sa.close(now, why)
+        self._env.done(setup.tag if setup is not None else 0, False, why)
+        if attempt is None:
+            return
+        for _, tag in attempt.further:
+            self._env.done(tag, False, why)
+        if attempt.beside is not None and not attempt.beside.is_closed():
+            self._env.signal(now, ext.RebuildFailed(attempt.beside, why))
 
     # --- bringing up -----------------------------------------------------------------------------
 
@@ -103,13 +130,15 @@ class Recovery:
         if self.stopping:
             self._env.done(tag, False, "the gateway is stopping")
             return
-        sa = self._usable(connection)
+        sa = self._usable(connection, route)
         if sa is not None and sa.established:
+            self._env.expect(tag, len(children))
             for child in children:
                 self._add_child(now, sa, child, tag)
             return
         if sa is not None:
             attempt = self._attempts[sa.number]
+            self._env.expect(tag, len(children))
             known = [c for c, _ in attempt.further] + [attempt.first]
             attempt.further += [(c, tag) for c in children if c not in known or tag]
             attempt.keep_trying = attempt.keep_trying or keep_trying
@@ -151,8 +180,7 @@ class Recovery:
 
     def child_installed(self, child: ChildSa) -> None:
         """A policy is served again: what waited has gone, the hold ends."""
-        if self._held.pop(child.policy, None) is not None and child.policy not in self._trapped:
-            self._env.plane(RemoveTrap(child.policy))
+        self._unhold(child.policy)
 
     def setup_failed(self, now: Now, sa: IkeSa, why: str) -> None:
         """An IKE SA that we initiated did not come up."""
@@ -188,28 +216,36 @@ class Recovery:
                     route=attempt.route,
                 )
 
-        delay = min(2.0 ** min(tries - 1, 10), MAX_RETRY_S)
+        cap = self._env.config.retry_cap_s if attempt.recovering else MAX_RETRY_S
+        delay = min(2.0 ** min(tries - 1, 10), cap)
         self._env.timers.arm(("connection", name), "try again", now.after(delay), again)
 
     def condemned(self, now: Now, sa: IkeSa, verdict: Verdict) -> None:
         """The peer has lost this SA: drop it silently; hold its traffic and recover as configured."""
         lost = [c for c in sa.children.values() if c.state is not ChildState.REKEYED]
-        lost = [c for c in lost if not self._served_elsewhere(sa, c)]
-        route = Route(sa.local, sa.remote, sa.rtt_s)
-        for child in lost:
-            if child.config.dpd_action != "clear":
-                self._hold(child, route)
-        sa.close(now, f"condemned: {verdict.proof.kind}")
-        self._again(now, sa.connection, [c for c in lost if c.config.dpd_action == "restart"], route)
+        held = [c for c in lost if c.config.dpd_action != "clear"]
+        again = [c for c in lost if c.config.dpd_action == "restart"]
+        self._close(now, sa, f"condemned: {verdict.proof.kind}", held, again)
+
+    def ended(self, now: Now, sa: IkeSa, why: str) -> None:
+        """An established IKE SA ends, not by our wish: close it, then do what `close_action` says."""
+        lost = [c for c in sa.children.values() if c.state is ChildState.INSTALLED]
+        held = [c for c in lost if c.config.close_action != "none"]
+        self._close(now, sa, why, held, [c for c in lost if c.config.close_action == "start"])
 
     def child_lost(self, now: Now, sa: IkeSa, child: ChildSa, action: str) -> None:
-        """A child was closed by the peer, or expired; `action` is the configured close_action."""
-        if self.stopping or action == "none" or self._served_elsewhere(sa, child):
+        """A child was closed by the peer, or expired; `action` is a close_action."""
+        if self.stopping or action == "none" or self._served_elsewhere(child):
             return
-        route = Route(sa.local, sa.remote, sa.rtt_s)
-        self._hold(child, route)
+        self.hold(sa, child)
         if action == "start":
-            self._again(now, sa.connection, [child], route)
+            self._again(now, sa.connection, [child], Route(sa.local, sa.remote, sa.rtt_s))
+
+    def hold(self, sa: IkeSa, child: ChildSa) -> None:
+        """Packets of the child's policy wait from now on, and ask for a new child."""
+        if child.policy not in self._trapped and child.policy not in self._held:
+            self._env.plane(InstallTrap(child.policy, child.local_ts, child.remote_ts))
+        self._held[child.policy] = Route(sa.local, sa.remote, sa.rtt_s)
 
     # --- beside a living SA ----------------------------------------------------------------------
 
@@ -249,6 +285,20 @@ class Recovery:
 
     # --- helpers ---------------------------------------------------------------------------------
 
+    def _close(
+        self, now: Now, sa: IkeSa, why: str, held: Sequence[ChildSa], again: Sequence[ChildSa]
+    ) -> None:
+        """Close an IKE SA; packets for `held` wait, and those of `again` are built anew at once."""
+        lost = [] if self.stopping else [c for c in held if not self._served_elsewhere(c, sa)]
+        for child in lost:
+            self.hold(sa, child)
+        sa.close(now, why)
+        self._again(now, sa.connection, [c for c in lost if c in again], Route(sa.local, sa.remote, sa.rtt_s))
+
+    def _unhold(self, policy: int) -> None:
+        if self._held.pop(policy, None) is not None and policy not in self._trapped:
+            self._env.plane(RemoveTrap(policy))
+
     def _start(self, now: Now, connection: Connection) -> None:
         for child in connection.children:
             if child.start_action == "trap" and connection.remote_host is not None:
@@ -276,11 +326,6 @@ class Recovery:
         if policy in self._trapped:
             self._trapped.discard(policy)
             self._env.plane(RemoveTrap(policy))
-
-    def _hold(self, child: ChildSa, route: Route) -> None:
-        """Packets of the child's policy wait from now on, and ask for a new child."""
-        self._held[child.policy] = route
-        self._env.plane(InstallTrap(child.policy, child.local_ts, child.remote_ts))
 
     def _again(self, now: Now, connection: Connection, children: Sequence[ChildSa], route: Route) -> None:
         today = self.connections.get(connection.name)
@@ -322,7 +367,7 @@ class Recovery:
         if len(env.table) >= env.config.max_ike_sas:
             env.done(tag, False, f"there are {len(env.table)} IKE SAs already (max_ike_sas)")
             return
-        fresh = not recovering and not any(s.connection.name == connection.name for s in env.table)
+        fresh = not recovering and not env.table.of_connection(connection.name)
         sa = IkeSa(
             env,
             now,
@@ -337,6 +382,7 @@ class Recovery:
         sa.recovering = recovering
         sa.initial_contact = connection.initial_contact and fresh
         env.table.add(sa)
+        env.expect(tag, len(children))
         first = children[0] if children else None
         further = [(c, tag) for c in children[1:]]
         self._attempts[sa.number] = Attempt(keep_trying, recovering, route, first, beside, further)
@@ -362,22 +408,23 @@ class Recovery:
             return
         sa.submit(now, CreateChild(config, tag))
 
-    def _usable(self, connection: Connection) -> IkeSa | None:
-        """An established IKE SA of the connection, else one that is being set up by us."""
-        ours = [s for s in self._env.table if s.connection.name == connection.name]
+    def _usable(self, connection: Connection, route: Route | None) -> IkeSa | None:
+        """An established IKE SA of the connection, else one that is being set up by us.
+
+        Where the connection is for any peer, it is one with the peer to which `route` leads.
+        """
+        ours = self._env.table.of_connection(connection.name)
         if connection.remote_host is None:
-            return None
-        established = [s for s in ours if s.established]
+            ours = [s for s in ours if route is not None and s.remote.host == route.remote.host]
+        established = [s for s in ours if s.established and s.predecessor is None]
         return next(iter(established), None) or next((s for s in ours if s.number in self._attempts), None)
 
-    def _served_elsewhere(self, sa: IkeSa, child: ChildSa) -> bool:
-        """Whether another established IKE SA with the same peer has a child for the same policy."""
+    def _served_elsewhere(self, child: ChildSa, closing: IkeSa | None = None) -> bool:
+        """Whether another child serves the same policy (which is of one peer), not one of `closing`."""
         return any(
-            other is not sa
-            and other.established
-            and other.remote_identity == sa.remote_identity
-            and any(c.policy == child.policy for c in other.children.values())
-            for other in self._env.table
+            other is not child and other.state is ChildState.INSTALLED and sa.established
+            for sa, other in self._env.table.serving(child.policy)
+            if sa is not closing
         )
 
     def _route(self, connection: Connection) -> Route | None:

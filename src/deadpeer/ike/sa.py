@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from enum import Enum
 from typing import TYPE_CHECKING
 
-from deadpeer.crypto import AuthenticationFailed, IkeKeys, IkeSuite, SkCipher, derive_ike_keys
+from deadpeer.crypto import AuthenticationFailed, IkeKeys, IkeSuite, derive_ike_keys
 from deadpeer.crypto.identity import Identity
 from deadpeer.ike import extension as ext
-from deadpeer.ike import fragment
+from deadpeer.ike import retransmission
 from deadpeer.ike.child import ChildSa, ChildState
 from deadpeer.ike.collision import Own
 from deadpeer.ike.connection import Connection
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.exchange import Exchange
-from deadpeer.ike.rtt import MAX_RTO_S, RttEstimator, interval_s
+from deadpeer.ike.protection import Opened, Protection
+from deadpeer.ike.rtt import RttEstimator
+from deadpeer.ike.state import IkeState
 from deadpeer.ike.window import Arrival, Packets, RecvWindow, SendWindow
 from deadpeer.plane.model import MoveChild, RemoveChild
 from deadpeer.values import NS_PER_S, Address, Datagram, Now
@@ -40,23 +41,11 @@ from deadpeer.wire import (
 if TYPE_CHECKING:
     from deadpeer.ike.exchanges.setup import Setup
 
-DELETE_TIMEOUT_S = 5.0
-"""How long an unanswered DELETE is repeated before the SA is dropped anyway."""
+__all__ = ["IkeSa", "IkeState", "delete_payload"]
+
 IP_UDP_OCTETS = {4: 28, 6: 48}
-
-
-class IkeState(Enum):
-    """Lifecycle. What is in flight is kept in the windows and the queue."""
-
-    INIT_SENT = "IKE_SA_INIT sent"
-    AUTHENTICATING = "authenticating"
-    ESTABLISHED = "established"
-    REKEYED = "rekeyed"
-    """Replaced by a newer IKE SA; waits to be deleted."""
-    DELETING = "deleting"
-    FAILED = "failed"
-    """Refused in IKE_AUTH; kept a moment to answer retransmissions."""
-    CLOSED = "closed"
+MAX_QUEUE = 256
+"""Requests that wait for the window; what comes on top is abandoned."""
 
 
 class IkeSa:
@@ -106,13 +95,13 @@ class IkeSa:
         self.recovering = False
         self.initial_contact = False
         self.successor: IkeSa | None = None
+        """The SA that replaces this one, or will when the collision of two rekeyings is decided."""
+        self.predecessor: IkeSa | None = None
+        """The SA whose children this one takes over once that is decided."""
         self.after_reply: list[Callable[[], None]] = []
         self.when_closed: list[Callable[[], None]] = []
-        self._out: SkCipher | None = None
-        self._in: SkCipher | None = None
-        self._iv = 0
-        self._requests = fragment.Reassembly()
-        self._responses = fragment.Reassembly()
+        self._protection: Protection | None = None
+        self.backoff = 1
 
     # --- the view of extensions ------------------------------------------------------------------
 
@@ -162,30 +151,26 @@ class IkeSa:
         """Derive and take into use the SK_* keys (RFC 7296 section 2.14)."""
         keys = derive_ike_keys(suite, skeyseed, ni, nr, self.spi_i, self.spi_r)
         self.suite, self.keys, self.sk_d = suite, keys, keys.sk_d
-        from_initiator = SkCipher(suite, keys.sk_ei, keys.sk_ai)
-        from_responder = SkCipher(suite, keys.sk_er, keys.sk_ar)
-        self._out, self._in = (
-            (from_initiator, from_responder) if self.initiator else (from_responder, from_initiator)
-        )
+        spis = (self.spi_i, self.spi_r)
+        self._protection = Protection(suite, keys, spis, self.env.entropy, initiator=self.initiator)
         self.env.keylog_sa(self)
 
     # --- requests of ours ------------------------------------------------------------------------
 
     def submit(self, now: Now, exchange: Exchange, *, urgent: bool = False) -> None:
         """Queue a request; it goes out when the window has room."""
-        if self.state is IkeState.CLOSED:
-            exchange.abandoned(self, now, "the IKE SA is closed")
-            return
-        if urgent:
-            self.queue.appendleft(exchange)
-        else:
-            self.queue.append(exchange)
-        self.pump(now)
+        self._enqueue(now, exchange, urgent=urgent, not_before_ns=0)
+
+    def submit_later(self, now: Now, exchange: Exchange, delay_s: float) -> None:
+        """Queue a request that goes out in `delay_s` seconds at the earliest."""
+        self._enqueue(now, exchange, urgent=False, not_before_ns=now.after(delay_s))
 
     def pump(self, now: Now) -> None:
         """Send the next queued request if the window has room."""
-        while self.queue and self.active is None and self.send.room and self._may_send():
-            exchange = self.queue.popleft()
+        while self.active is None and self.send.room and self._may_send():
+            exchange = self._next_due(now)
+            if exchange is None:
+                return
             payloads = exchange.request(self, now)
             if payloads is None or self.state is IkeState.CLOSED:
                 continue
@@ -197,7 +182,8 @@ class IkeSa:
         """Transmit a request for the first time and arm its retransmission."""
         self.send.open(packets, now.mono_ns)
         self._transmit(packets, reason)
-        self._arm_retransmission(now)
+        self.backoff = 1
+        retransmission.arm(self, now)
 
     def retransmit(self, now: Now, reason: str, *, restart: bool = False) -> None:
         """Send the outstanding request again, identically. `restart` begins the backoff anew."""
@@ -206,36 +192,28 @@ class IkeSa:
             return
         outstanding.attempts += 1
         self._transmit(outstanding.packets, reason)
-        self._backoff = 1 if restart else self._backoff + 1
-        self._arm_retransmission(now, keep_backoff=True)
+        self.backoff = 1 if restart else self.backoff + 1
+        retransmission.arm(self, now)
         if self.state is not IkeState.INIT_SENT:
             self.env.signal(
                 now, ext.RequestRetransmitted(self, outstanding.first_sent_ns, outstanding.attempts)
             )
 
-    def own_request(self, child: ChildSa | None = None) -> Own:
-        """Our request in flight as the collision table names it, seen from `child`."""
-        active = self.active
-        if active is None:
-            return Own.DELETE_IKE if self.state is IkeState.DELETING else Own.NOTHING
-        about = getattr(active, "child", None)
-        if active.own is Own.REKEY_THIS_CHILD:
-            return Own.REKEY_THIS_CHILD if about is child else Own.REKEY_OTHER_CHILD
-        if active.own is Own.DELETE_THIS_CHILD:
-            return Own.DELETE_THIS_CHILD if about is child else Own.DELETE_OTHER_CHILD
-        return active.own
-
     # --- datagrams -------------------------------------------------------------------------------
 
     def receive(self, now: Now, octets: bytes, header: Header, fragmented: bool, datagram: Datagram) -> None:
         """A protected message for this SA. `octets` is the IKE message without marker."""
-        if self._in is None:
+        if self._protection is None:
             self.env.drop("no keys yet")
             return
         if header.is_response:
             if not self.send.awaits(header.message_id):
                 self.env.drop("response not awaited")
                 return
+        elif self.initiator and self.established_ns is None:
+            # It overtook the response to IKE_AUTH, or comes from one who will not authenticate.
+            self.env.drop("request before authentication")
+            return
         else:
             arrival = self.recv.classify(header.message_id)
             if arrival is Arrival.REPEATED:
@@ -244,55 +222,31 @@ class IkeSa:
             if arrival is not Arrival.NEW:
                 self.env.drop(f"request {arrival.value}")
                 return
-        opened = self._open(octets, header, fragmented)
+        try:
+            opened = self._protection.open(octets, header, fragmented)
+        except AuthenticationFailed:
+            self.env.drop("integrity")
+            return
         if opened is None:
             return
-        first_type, inner, first_packet = opened
         self.last_heard_ns = self.last_traffic_ns = now.mono_ns
         self._follow_address(now, datagram)
+        if self.is_closed():
+            return
         if header.is_response:
-            self._handle_response(now, header, first_type, inner)
+            self._handle_response(now, header, opened)
         else:
-            self._handle_request(now, header, first_type, inner, first_packet)
+            self._handle_request(now, header, opened)
 
     def seal(self, exchange: int, message_id: int, is_response: bool, payloads: Sequence[Payload]) -> Packets:
         """Protect a message of ours; fragments if the peer takes them and it is too large for one."""
-        if self._out is None:
+        if self._protection is None:
             raise RuntimeError("the IKE SA has no keys yet")
-        first_type, inner = encode_payloads(payloads)
         version = 6 if ":" in self.remote.host else 4
         room = self.connection.fragment_size - IP_UDP_OCTETS[version] - 4
-        part_octets = self._out.max_inner(room)
-        if self.fragmentation and len(inner) > part_octets > 0:
-            parts = fragment.split(inner, part_octets)
-            return tuple(
-                self._out.seal_fragment(
-                    spi_i=self.spi_i,
-                    spi_r=self.spi_r,
-                    exchange=exchange,
-                    message_id=message_id,
-                    from_initiator=self.initiator,
-                    is_response=is_response,
-                    number=number,
-                    total=len(parts),
-                    first_payload=first_type,
-                    inner=part,
-                    iv=self._next_iv(),
-                )
-                for number, part in enumerate(parts, 1)
-            )
-        return (
-            self._out.seal_message(
-                spi_i=self.spi_i,
-                spi_r=self.spi_r,
-                exchange=exchange,
-                message_id=message_id,
-                from_initiator=self.initiator,
-                is_response=is_response,
-                first_payload=first_type,
-                inner=inner,
-                iv=self._next_iv(),
-            ),
+        content = encode_payloads(payloads)
+        return self._protection.seal(
+            exchange, message_id, is_response, content, room if self.fragmentation else None
         )
 
     # --- children --------------------------------------------------------------------------------
@@ -337,7 +291,9 @@ class IkeSa:
         """Both sides are authenticated (or this SA replaces one that was)."""
         self.state = IkeState.ESTABLISHED
         self.established_ns = now.mono_ns
+        self.recovering = False
         self.setup = None
+        self.env.table.filed(self)
         self.env.table.settled(self)
         self.env.timers.cancel(self.number, "half-open")
         self.env.lifecycle.arm_ike(now, self)
@@ -387,6 +343,7 @@ class IkeSa:
         if (local, remote) == (self.local, self.remote):
             return
         self.local, self.remote = local, remote
+        self.env.table.filed(self)
         for child in self.children.values():
             self.env.plane(MoveChild(child.number, local, remote))
         if old != remote and self.established_ns is not None:
@@ -401,67 +358,43 @@ class IkeSa:
 
     # --- helpers ---------------------------------------------------------------------------------
 
-    _backoff = 1
+    def _enqueue(self, now: Now, exchange: Exchange, *, urgent: bool, not_before_ns: int) -> None:
+        heir = self.successor
+        if self.state is IkeState.REKEYED and heir is not None and exchange.own is not Own.DELETE_IKE:
+            heir._enqueue(now, exchange, urgent=urgent, not_before_ns=not_before_ns)
+            return
+        if self.state is IkeState.CLOSED or len(self.queue) >= MAX_QUEUE:
+            why = "the IKE SA is closed" if self.state is IkeState.CLOSED else "too many requests wait"
+            exchange.abandoned(self, now, why)
+            return
+        exchange.not_before_ns = not_before_ns
+        if urgent:
+            self.queue.appendleft(exchange)
+        else:
+            self.queue.append(exchange)
+        self.pump(now)
+
+    def _next_due(self, now: Now) -> Exchange | None:
+        """Take the first request out of the queue that need not wait; see to it that the others get on."""
+        for position, exchange in enumerate(self.queue):
+            if exchange.not_before_ns <= now.mono_ns:
+                del self.queue[position]
+                return exchange
+        if self.queue:
+            at_ns = min(exchange.not_before_ns for exchange in self.queue)
+            self.env.timers.arm(self.number, "retry", at_ns, self.pump)
+        return None
 
     def _may_send(self) -> bool:
         return self.state not in (IkeState.CLOSED, IkeState.FAILED, IkeState.INIT_SENT)
-
-    def _next_iv(self) -> bytes:
-        assert self._out is not None
-        if self._out.iv_octets == 16:
-            return self.env.entropy.octets(16)
-        self._iv += 1
-        return self._iv.to_bytes(8, "big")
 
     def _transmit(self, packets: Packets, reason: str) -> None:
         for packet in packets:
             self.env.transmit(packet, self.local, self.remote, reason)
 
-    def _timeout_s(self) -> float:
-        if self.state in (IkeState.DELETING, IkeState.REKEYED):
-            return DELETE_TIMEOUT_S
-        if self.established_ns is None:
-            return self.env.config.init_timeout_s
-        return self.connection.dpd_timeout_s
-
-    def _arm_retransmission(self, now: Now, *, keep_backoff: bool = False) -> None:
-        outstanding = self.send.outstanding
-        if outstanding is None:
-            return
-        if not keep_backoff:
-            self._backoff = 1
-        cap = self.env.config.retry_cap_s if self.recovering else MAX_RTO_S
-        at = now.after(interval_s(self.rtt.rto_s, self._backoff, cap))
-        limit = outstanding.first_sent_ns + int(self._timeout_s() * NS_PER_S)
-        if now.mono_ns < limit:
-            at = min(at, limit)
-        self.env.timers.arm(self.number, "retransmission", at, self._retransmission_due)
-
-    def _retransmission_due(self, now: Now) -> None:
-        outstanding = self.send.outstanding
-        if outstanding is None:
-            return
-        if now.mono_ns - outstanding.first_sent_ns >= int(self._timeout_s() * NS_PER_S):
-            if self.state in (IkeState.DELETING, IkeState.REKEYED):
-                self.close(now, "the DELETE was not answered")
-                return
-            if self.established_ns is None:
-                self.fail_setup(now, "the peer does not answer")
-                return
-            self.env.signal(now, ext.RequestExhausted(self, outstanding.first_sent_ns, outstanding.attempts))
-            if self.is_closed():
-                return
-        if self.setup is not None and self.env.lifecycle.impatient(now, self, outstanding.attempts):
-            return
-        self.env.event(
-            "retransmit",
-            "debug",
-            connection=self.connection.name,
-            sa=self.number,
-            message_id=outstanding.message_id,
-            attempt=outstanding.attempts + 1,
-        )
-        self.retransmit(now, "retransmission")
+    def is_deleting(self) -> bool:
+        """Whether we have asked the peer to delete it."""
+        return self.state is IkeState.DELETING
 
     def is_closed(self) -> bool:
         """Whether the SA is gone (asked after extensions were told something)."""
@@ -486,26 +419,6 @@ class IkeSa:
         for packet in stored:
             self.env.transmit(packet, datagram.local, datagram.remote, "response again")
 
-    def _open(self, octets: bytes, header: Header, fragmented: bool) -> tuple[int, bytes, bytes] | None:
-        assert self._in is not None
-        try:
-            if not fragmented:
-                first_type, inner = self._in.open_message(octets)
-                return first_type, inner, octets
-            opened = self._in.open_fragment(octets)
-        except AuthenticationFailed:
-            self.env.drop("integrity")
-            return None
-        reassembly = self._responses if header.is_response else self._requests
-        return reassembly.add(
-            header.message_id,
-            opened.number,
-            opened.total,
-            opened.first_payload,
-            opened.inner_part,
-            octets,
-        )
-
     def _follow_address(self, now: Now, datagram: Datagram) -> None:
         """Fresh and authenticated: a peer behind a NAT may have moved (RFC 7296 section 2.23)."""
         if (datagram.local, datagram.remote) == (self.local, self.remote):
@@ -513,14 +426,14 @@ class IkeSa:
         if self.established_ns is None or not self.local_behind_nat:
             self.move(now, datagram.local, datagram.remote)
 
-    def _handle_response(self, now: Now, header: Header, first_type: int, inner: bytes) -> None:
+    def _handle_response(self, now: Now, header: Header, opened: Opened) -> None:
         exchange = self.active
         outstanding = self.send.outstanding
         if exchange is None or outstanding is None or header.exchange != exchange.exchange_type:
             self.env.drop("response of another exchange")
             return
         try:
-            payloads, _ = decode_payloads(first_type, inner)
+            payloads, _ = decode_payloads(opened.first_type, opened.inner)
         except WireError as error:
             self.env.count(f"malformed response: {error.where}")
             payloads = (Notify(NotifyType.INVALID_SYNTAX),)
@@ -532,16 +445,19 @@ class IkeSa:
             self.rtt.sample(took / NS_PER_S)
         if self.established_ns is not None:
             self.env.signal(now, ext.RequestAnswered(self, took, outstanding.attempts > 1, exchange.reason))
-        if not self.is_closed():
-            exchange.response(self, now, self._inner(header, payloads))
-            self.pump(now)
+        if self.is_closed():
+            return
+        answer = self._inner(header, payloads)
+        if self.established_ns is not None and exchange.own is not Own.DELETE_IKE and _fatal(payloads):
+            exchange.abandoned(self, now, "INVALID_SYNTAX")
+            self.env.lifecycle.ended(now, self, "one side did not understand the other")
+            return
+        exchange.response(self, now, answer)
+        self.pump(now)
 
-    def _handle_request(
-        self, now: Now, header: Header, first_type: int, inner: bytes, first_packet: bytes
-    ) -> None:
-        fatal = False
+    def _handle_request(self, now: Now, header: Header, opened: Opened) -> None:
         try:
-            payloads, _ = decode_payloads(first_type, inner)
+            payloads, _ = decode_payloads(opened.first_type, opened.inner)
         except UnsupportedCriticalPayload as error:
             answer: Sequence[Payload] = (
                 Notify(NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, bytes([error.payload_type])),
@@ -554,20 +470,22 @@ class IkeSa:
                 sa=self.number,
                 error=str(error),
             )
-            answer, fatal = (Notify(NotifyType.INVALID_SYNTAX),), True
+            answer = (Notify(NotifyType.INVALID_SYNTAX),)
         else:
             answer = self.env.lifecycle.respond(now, self, self._inner(header, payloads))
         if self.is_closed():
             return
         packets = self.seal(header.exchange, header.message_id, True, answer)
-        self.recv.record(first_packet, packets)
+        self.recv.record(opened.first_packet, packets)
         self._transmit(packets, f"{label(ExchangeType, header.exchange)} response")
         callbacks, self.after_reply = self.after_reply, []
         for callback in callbacks:
             callback()
-        if fatal and not self.is_closed():
-            self.close(now, "the peer sent a malformed message")
-        if not self.is_closed():
+        if self.is_closed():
+            return
+        if _fatal(answer):
+            self.env.lifecycle.ended(now, self, "the peer sent a malformed message")
+        else:
             self.pump(now)
 
     def _inner(self, header: Header, payloads: tuple[Payload, ...]) -> Message:
@@ -580,6 +498,11 @@ class IkeSa:
             header.is_response,
             payloads,
         )
+
+
+def _fatal(payloads: Sequence[Payload]) -> bool:
+    """INVALID_SYNTAX ends an IKE SA on both sides, without a DELETE (RFC 7296 section 2.21.3)."""
+    return any(isinstance(p, Notify) and p.type == NotifyType.INVALID_SYNTAX for p in payloads)
 
 
 def delete_payload() -> Delete:

@@ -1,16 +1,18 @@
-"""The tables of SAs: by number, by SPI on either side, by child; bounded by the endpoint's limits."""
+"""The tables of SAs: by number, SPI, peer, connection, child, policy. No look-up walks through all SAs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 from deadpeer.values import Address
 
 if TYPE_CHECKING:
     from deadpeer.ike.child import ChildSa
     from deadpeer.ike.sa import IkeSa
+
+K = TypeVar("K", bound=Hashable)
 
 
 class SaTable:
@@ -20,11 +22,16 @@ class SaTable:
         self._by_number: dict[int, IkeSa] = {}
         self._ours: dict[bytes, IkeSa] = {}
         self._theirs: Counter[bytes] = Counter()
-        self._initial: dict[tuple[bytes, Address], IkeSa] = {}
+        self._peers: dict[Address, dict[int, IkeSa]] = {}
+        self._peer_of: dict[int, Address] = {}
+        self._connections: dict[str, dict[int, IkeSa]] = {}
+        self._connection_of: dict[int, str] = {}
+        self._initial: dict[tuple[bytes, Address], dict[int, IkeSa]] = {}
         self._initial_of: dict[int, tuple[bytes, Address]] = {}
         self._inbound: dict[int, tuple[IkeSa, ChildSa]] = {}
         self._outbound: dict[int, list[IkeSa]] = {}
         self._children: dict[int, tuple[IkeSa, ChildSa]] = {}
+        self._policies: dict[int, dict[int, ChildSa]] = {}
         self._half_open: Counter[str] = Counter()
         self._half_open_of: dict[int, str] = {}
 
@@ -42,6 +49,20 @@ class SaTable:
         self._ours[sa.own_spi] = sa
         if sa.peer_spi != bytes(8):
             self._theirs[sa.peer_spi] += 1
+        self.filed(sa)
+
+    def filed(self, sa: IkeSa) -> None:
+        """File the SA under its peer's address and its connection, which both may change."""
+        if self._by_number.get(sa.number) is not sa:
+            return
+        if self._peer_of.get(sa.number) != sa.remote:
+            _unfile(self._peers, self._peer_of, sa.number)
+            self._peers.setdefault(sa.remote, {})[sa.number] = sa
+            self._peer_of[sa.number] = sa.remote
+        if self._connection_of.get(sa.number) != sa.connection.name:
+            _unfile(self._connections, self._connection_of, sa.number)
+            self._connections.setdefault(sa.connection.name, {})[sa.number] = sa
+            self._connection_of[sa.number] = sa.connection.name
 
     def peer_spi_known(self, sa: IkeSa) -> None:
         """The response to IKE_SA_INIT named the peer's SPI."""
@@ -56,9 +77,9 @@ class SaTable:
             del self._theirs[sa.peer_spi]
         else:
             self._theirs[sa.peer_spi] -= 1
-        key = self._initial_of.pop(sa.number, None)
-        if key is not None:
-            del self._initial[key]
+        _unfile(self._peers, self._peer_of, sa.number)
+        _unfile(self._connections, self._connection_of, sa.number)
+        _unfile(self._initial, self._initial_of, sa.number)
         self.settled(sa)
 
     def get(self, number: int) -> IkeSa | None:
@@ -83,20 +104,24 @@ class SaTable:
 
     def with_peer(self, remote: Address) -> IkeSa | None:
         """An established SA whose peer is at exactly this address and port."""
-        return next((sa for sa in self._by_number.values() if sa.established and sa.remote == remote), None)
+        return next((sa for sa in self._peers.get(remote, {}).values() if sa.established), None)
+
+    def of_connection(self, name: str) -> list[IkeSa]:
+        """The SAs of a connection, in any state, oldest first."""
+        return list(self._connections.get(name, {}).values())
 
     # --- half-open -------------------------------------------------------------------------------
 
     def half_opened(self, sa: IkeSa, spi_i: bytes) -> None:
         """A responder's SA waits for IKE_AUTH."""
-        self._initial[spi_i, sa.remote] = sa
+        self._initial.setdefault((spi_i, sa.remote), {})[sa.number] = sa
         self._initial_of[sa.number] = (spi_i, sa.remote)
         self._half_open_of[sa.number] = sa.remote.host
         self._half_open[sa.remote.host] += 1
 
-    def half_open_with(self, spi_i: bytes, remote: Address) -> IkeSa | None:
-        """The responder's SA that this IKE_SA_INIT request made, for retransmissions of the request."""
-        return self._initial.get((spi_i, remote))
+    def begun_with(self, spi_i: bytes, remote: Address) -> list[IkeSa]:
+        """The responder's SAs that first messages with this SPI from this address made."""
+        return list(self._initial.get((spi_i, remote), {}).values())
 
     def settled(self, sa: IkeSa) -> None:
         """The SA is not half-open any more."""
@@ -123,11 +148,16 @@ class SaTable:
         self._children[child.number] = (sa, child)
         self._inbound[child.spi_in] = (sa, child)
         self._outbound.setdefault(child.spi_out, []).append(sa)
+        self._policies.setdefault(child.policy, {})[child.number] = child
 
     def remove_child(self, sa: IkeSa, child: ChildSa) -> None:
         """Forget a child of this IKE SA."""
         self._children.pop(child.number, None)
         self._inbound.pop(child.spi_in, None)
+        served = self._policies.get(child.policy, {})
+        served.pop(child.number, None)
+        if not served:
+            self._policies.pop(child.policy, None)
         owners = self._outbound.get(child.spi_out, [])
         if sa in owners:
             owners.remove(sa)
@@ -146,7 +176,22 @@ class SaTable:
         """The IKE SA of a child that sends with this ESP SPI to a peer at this address."""
         return next((sa for sa in self._outbound.get(spi, ()) if sa.remote.host == host), None)
 
+    def serving(self, policy: int) -> list[tuple[IkeSa, ChildSa]]:
+        """The children of a policy, each with its IKE SA, oldest first."""
+        return [self._children[number] for number in self._policies.get(policy, ())]
+
     @property
     def children(self) -> int:
         """How many child SAs there are."""
         return len(self._children)
+
+
+def _unfile(index: dict[K, dict[int, IkeSa]], key_of: dict[int, K], number: int) -> None:
+    """Take an SA out of an index from keys to SAs by number."""
+    key = key_of.pop(number, None)
+    if key is None:
+        return
+    entry = index[key]
+    del entry[number]
+    if not entry:
+        del index[key]

@@ -120,6 +120,7 @@ class InitiatorAuth(Exchange):
         child = self._first_child(sa, now, answer, setup.nonce_i, setup.nonce_r, tag)
         _signal_up(sa, now, answer, child, setup.peer_vendor_ids)
         if sa.is_closed():
+            sa.env.done(tag, False, "the IKE SA is closed already")
             return
         sa.env.lifecycle.sa_established(now, sa)
         if child is not None or wanted is None:
@@ -253,10 +254,9 @@ def _refuse(sa: IkeSa, now: Now, why: str) -> Sequence[Payload]:
 
 def _refuse_responder(sa: IkeSa, now: Now, why: str) -> None:
     """We don't believe the responder: tell it so in an INFORMATIONAL of its own (section 2.21.2)."""
-    setup = sa.setup
     sa.state = IkeState.DELETING
+    sa.env.event("initiate_failed", "warning", connection=sa.connection.name, sa=sa.number, reason=why)
     sa.submit(now, DeleteIke("authentication failed", NotifyType.AUTHENTICATION_FAILED))
-    sa.setup = setup
     sa.env.lifecycle.setup_failed(now, sa, f"the peer could not authenticate: {why}")
 
 

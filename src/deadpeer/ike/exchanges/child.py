@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from deadpeer.crypto import Group, acceptable_groups
 from deadpeer.ike import extension as ext
 from deadpeer.ike.child import (
+    MAX_CHILDREN,
     NONCE_OCTETS,
     ChildError,
     ChildOffer,
@@ -21,16 +22,17 @@ from deadpeer.ike.child import (
 )
 from deadpeer.ike.collision import Decision, Incoming, Own, decide, ours_is_redundant, retry_after_s
 from deadpeer.ike.connection import ChildConfig
-from deadpeer.ike.exchange import Exchange
+from deadpeer.ike.exchange import Exchange, own_request
 from deadpeer.ike.exchanges.informational import DeleteChild
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.ike.selectors import text
-from deadpeer.plane.model import InstallTrap
 from deadpeer.values import Now
 from deadpeer.wire import ExchangeType, Message, Nonce, Notify, NotifyType, Payload, Protocol, label
 
 MAX_ATTEMPTS = 5
 """How often a new child is tried again after TEMPORARY_FAILURE or INVALID_KE_PAYLOAD."""
+REPLACED_LINGER_S = 60.0
+"""How long a replaced child SA waits for the peer's DELETE before we send one."""
 
 
 class CreateChild(Exchange):
@@ -90,7 +92,7 @@ class CreateChild(Exchange):
         if error.type == NotifyType.INVALID_KE_PAYLOAD and self._other_group(error):
             sa.submit(now, self, urgent=True)
         elif error.type == NotifyType.TEMPORARY_FAILURE and self._attempts < MAX_ATTEMPTS:
-            self._later(sa, now)
+            sa.submit_later(now, self, retry_after_s(sa.env.entropy))
         else:
             self._failed(sa, now, f"the peer refused the child SA: {label(NotifyType, error.type)}")
 
@@ -115,10 +117,6 @@ class CreateChild(Exchange):
         self._group = groups[wanted]
         return True
 
-    def _later(self, sa: IkeSa, now: Now) -> None:
-        at = now.after(retry_after_s(sa.env.entropy))
-        sa.env.timers.arm((sa.number, id(self)), "retry", at, lambda t: sa.submit(t, self))
-
 
 class RekeyChild(CreateChild):
     """Replace a child SA by a new one with the same selectors, then delete it."""
@@ -129,13 +127,15 @@ class RekeyChild(CreateChild):
     def __init__(self, child: ChildSa, tag: int = 0) -> None:
         super().__init__(child.config, tag)
         self.child = child
-        self._rival: tuple[ChildSa, tuple[bytes, bytes]] | None = None
+        self._rival: ChildSa | None = None
+        self._rival_nonces = (b"", b"")
 
     def request(self, sa: IkeSa, now: Now) -> Sequence[Payload] | None:
         if self.child.number not in sa.children or self.child.state is not ChildState.INSTALLED:
             sa.env.done(self._tag, True, "the child SA is replaced already")
             return None
         if sa.state is not IkeState.ESTABLISHED:
+            sa.env.done(self._tag, False, "the IKE SA is being deleted")
             return None
         payloads = super().request(sa, now)
         spi = self.child.spi_in.to_bytes(4, "big")
@@ -143,7 +143,8 @@ class RekeyChild(CreateChild):
 
     def rival(self, child: ChildSa, nonces: tuple[bytes, bytes]) -> None:
         """The peer rekeyed the same child while our request is under way."""
-        self._rival = (child, nonces)
+        self._rival, self._rival_nonces = child, nonces
+        child.rival = True
 
     def _propose(self, sa: IkeSa) -> ChildOffer:
         return propose(sa, self.config, first=False, group=self._group, narrowed=self.child)
@@ -152,20 +153,30 @@ class RekeyChild(CreateChild):
         return self.child.policy
 
     def _succeeded(self, sa: IkeSa, now: Now, child: ChildSa, nonces: tuple[bytes, bytes]) -> None:
-        if self._rival is not None and ours_is_redundant(nonces, self._rival[1]):
+        rival = self._decided(sa)
+        if rival is not None and ours_is_redundant(nonces, self._rival_nonces):
             # Section 2.8.1: who made the SA with the lowest nonce closes it; the peer closes the old one.
-            child.state = ChildState.REKEYED
+            retire_child(sa, now, child)
             sa.submit(now, DeleteChild(child, child.spi_in, "redundant"), urgent=True)
             sa.env.done(self._tag, True, "child SA rekeyed by the peer")
             return
         replaced(sa, now, self.child, child)
-        if self._rival is not None:
-            self._rival[0].state = ChildState.REKEYED
+        if rival is not None:
+            retire_child(sa, now, rival)
         if self.child.number in sa.children:
             sa.submit(now, DeleteChild(self.child, self.child.spi_in, "rekeyed"), urgent=True)
         sa.env.done(self._tag, True, "child SA rekeyed")
 
+    def _decided(self, sa: IkeSa) -> ChildSa | None:
+        """The peer's new child if it still is there; it is not in doubt any more."""
+        rival = self._rival
+        if rival is None or rival.number not in sa.children:
+            return None
+        rival.rival = False
+        return rival
+
     def _refused(self, sa: IkeSa, now: Now, error: Notify) -> None:
+        self._decided(sa)
         gone = self.child.number not in sa.children or self.child.state is not ChildState.INSTALLED
         if gone:
             sa.env.done(self._tag, True, "the child SA is replaced already")
@@ -178,12 +189,10 @@ class RekeyChild(CreateChild):
 
     def _failed(self, sa: IkeSa, now: Now, why: str) -> None:
         super()._failed(sa, now, why)
-        if self.child.number in sa.children:
-            self._attempts = 0
-            at = now.after(10 * retry_after_s(sa.env.entropy))
-            sa.env.timers.arm(
-                ("child", self.child.number), "child SA rekey", at, lambda t: sa.submit(t, self)
-            )
+        self._decided(sa)
+        if self.child.number in sa.children and self.child.state is ChildState.INSTALLED:
+            self._tag, self._attempts = 0, 0
+            sa.submit_later(now, self, 10 * retry_after_s(sa.env.entropy))
 
 
 class ReplaceChild(CreateChild):
@@ -202,7 +211,7 @@ class ReplaceChild(CreateChild):
 
 def replace_lost(sa: IkeSa, now: Now, child: ChildSa, reason: str) -> None:
     """The peer has lost `child`, and says so protected: hold its traffic, make it anew, forget the old."""
-    sa.env.plane(InstallTrap(child.policy, child.local_ts, child.remote_ts))
+    sa.env.lifecycle.hold(sa, child)
     sa.drop_child(now, child, reason)
     sa.submit(now, ReplaceChild(child), urgent=True)
     sa.submit(now, DeleteChild(None, child.spi_in, reason))
@@ -210,7 +219,7 @@ def replace_lost(sa: IkeSa, now: Now, child: ChildSa, reason: str) -> None:
 
 def respond_create(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
     """The peer asks for a new child."""
-    if decide(sa.own_request(), Incoming.CREATE_CHILD) is Decision.TEMPORARY_FAILURE:
+    if decide(own_request(sa), Incoming.CREATE_CHILD) is Decision.TEMPORARY_FAILURE:
         return (Notify(NotifyType.TEMPORARY_FAILURE),)
     if sa.state is not IkeState.ESTABLISHED:
         return (Notify(NotifyType.TEMPORARY_FAILURE),)
@@ -229,8 +238,8 @@ def respond_rekey(sa: IkeSa, now: Now, request: Message, rekey: Notify) -> Seque
     child = sa.child_by_outbound(rekey.spi) if len(rekey.spi) == 4 else None
     if child is None:
         return (Notify(NotifyType.CHILD_SA_NOT_FOUND, b"", Protocol.ESP, rekey.spi),)
-    decision = decide(sa.own_request(child), Incoming.REKEY_CHILD)
-    if decision is Decision.TEMPORARY_FAILURE or child.state is ChildState.DELETING:
+    decision = decide(own_request(sa, child), Incoming.REKEY_CHILD)
+    if decision is Decision.TEMPORARY_FAILURE or child.state is not ChildState.INSTALLED:
         return (Notify(NotifyType.TEMPORARY_FAILURE),)
     if sa.state is not IkeState.ESTABLISHED:
         return (Notify(NotifyType.TEMPORARY_FAILURE),)
@@ -247,10 +256,23 @@ def respond_rekey(sa: IkeSa, now: Now, request: Message, rekey: Notify) -> Seque
 
 def replaced(sa: IkeSa, now: Now, old: ChildSa, new: ChildSa) -> None:
     """`new` serves the policy from now on; `old` waits to be deleted."""
-    old.state, old.successor = ChildState.REKEYED, new.number
-    for reason in ("child SA rekey", "child SA end of life"):
-        sa.env.timers.cancel(("child", old.number), reason)
+    old.successor = new.number
+    retire_child(sa, now, old)
     announce_child(sa, now, new, old)
+
+
+def retire_child(sa: IkeSa, now: Now, child: ChildSa) -> None:
+    """A child is replaced: it carries what is under way until it is deleted, by us if need be."""
+    child.state = ChildState.REKEYED
+    timers, owner = sa.env.timers, ("child", child.number)
+    timers.cancel_all(owner)
+
+    def overdue(then: Now) -> None:
+        found = sa.env.table.child(child.number)
+        if found is not None:
+            found[0].submit(then, DeleteChild(child, child.spi_in, "replaced, and the peer sent no DELETE"))
+
+    timers.arm(owner, "replaced child SA", now.after(REPLACED_LINGER_S), overdue)
 
 
 def announce_child(sa: IkeSa, now: Now, child: ChildSa, old: ChildSa | None) -> None:
@@ -280,6 +302,8 @@ def _make(
     try:
         if nonce_i is None:
             raise ChildError(NotifyType.INVALID_SYNTAX, "the request lacks a nonce")
+        if len(sa.children) >= (MAX_CHILDREN if rekeyed is None else 2 * MAX_CHILDREN):
+            raise ChildError(NotifyType.NO_ADDITIONAL_SAS, f"there are {len(sa.children)} child SAs already")
         choice, key_pair, shared = choose(sa, request, first=False, rekeyed=rekeyed)
     except ChildError as problem:
         sa.env.event(

@@ -8,9 +8,11 @@ from deadpeer.ike.exchanges.auth import respond_auth
 from deadpeer.ike.exchanges.child import respond_create, respond_rekey
 from deadpeer.ike.exchanges.ike_rekey import respond_rekey_ike
 from deadpeer.ike.exchanges.informational import respond_informational
+from deadpeer.ike.handover import take_over
 from deadpeer.ike.sa import IkeSa
 from deadpeer.values import Now
 from deadpeer.wire import (
+    Delete,
     ExchangeType,
     Message,
     Notify,
@@ -23,6 +25,9 @@ from deadpeer.wire import (
 
 def respond(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
     """The payloads of the response to a verified request."""
+    if sa.predecessor is not None and not any(d.protocol == Protocol.IKE for d in request.all(Delete)):
+        # Of two new IKE SAs the peer uses this one: it is the one that stays (section 2.8.2).
+        take_over(now, sa.predecessor, sa, initiated=False)
     if request.exchange == ExchangeType.IKE_AUTH:
         return respond_auth(sa, now, request)
     if request.exchange == ExchangeType.INFORMATIONAL:

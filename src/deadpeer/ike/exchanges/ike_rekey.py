@@ -19,10 +19,10 @@ from deadpeer.crypto import (
 from deadpeer.ike import extension as ext
 from deadpeer.ike.child import NONCE_OCTETS
 from deadpeer.ike.collision import Decision, Incoming, Own, decide, ours_is_redundant, retry_after_s
-from deadpeer.ike.exchange import Exchange
+from deadpeer.ike.exchange import Exchange, own_request
 from deadpeer.ike.exchanges.informational import DeleteIke
 from deadpeer.ike.extension import Slot
-from deadpeer.ike.handover import retire, successor_of, take_over
+from deadpeer.ike.handover import await_decision, discard, retire, successor_of, take_over
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import Now
 from deadpeer.wire import (
@@ -51,7 +51,8 @@ class RekeyIke(Exchange):
         self._tag = tag
         self._group: Group | None = None
         self._attempts = 0
-        self._rival: tuple[IkeSa, tuple[bytes, bytes]] | None = None
+        self._rival: IkeSa | None = None
+        self._rival_nonces = (b"", b"")
         self._key_pair: KeyPair | None = None
         self._nonce = b""
         self._own_spi = b""
@@ -59,7 +60,7 @@ class RekeyIke(Exchange):
 
     def request(self, sa: IkeSa, now: Now) -> Sequence[Payload] | None:
         if sa.state is not IkeState.ESTABLISHED:
-            sa.env.done(self._tag, True, "the IKE SA is replaced already")
+            sa.env.done(self._tag, False, "the IKE SA is being deleted")
             return None
         self._attempts += 1
         groups = acceptable_groups(sa.connection.proposals)
@@ -73,7 +74,7 @@ class RekeyIke(Exchange):
 
     def rival(self, new: IkeSa, nonces: tuple[bytes, bytes]) -> None:
         """The peer rekeyed the same IKE SA while our request is under way."""
-        self._rival = (new, nonces)
+        self._rival, self._rival_nonces = new, nonces
 
     def response(self, sa: IkeSa, now: Now, answer: Message) -> None:
         error = next((n for n in answer.all(Notify) if n.is_error), None)
@@ -82,31 +83,49 @@ class RekeyIke(Exchange):
             return
         made = self._complete(sa, now, answer)
         if isinstance(made, str):
-            self._failed(sa, now, made)
+            if not self._yielded(sa, now):
+                self._failed(sa, now, made)
             return
         new, nonces = made
-        rival = self._rival
-        if rival is not None and not rival[0].is_closed() and ours_is_redundant(nonces, rival[1]):
+        rival = self._living_rival()
+        if rival is not None and ours_is_redundant(nonces, self._rival_nonces):
             # Section 2.8.2: ours has the lowest nonce, so we close it; the peer deletes the old SA.
-            take_over(now, sa, rival[0], initiated=False)
+            self._yielded(sa, now)
             retire(now, new)
-            new.state = IkeState.REKEYED
             new.submit(now, DeleteIke("redundant"))
-            sa.env.done(self._tag, True, "IKE SA rekeyed by the peer")
             return
         take_over(now, sa, new, initiated=True)
         if rival is not None:
-            rival[0].state = IkeState.REKEYED
-            retire(now, rival[0])
+            retire(now, rival)  # the peer deletes it
         new.env.signal(now, ext.PeerNotifies(new, Slot.IKE_REKEY, answer.all(Notify)))
         sa.submit(now, DeleteIke("rekeyed"))
-        new.pump(now)
         sa.env.done(self._tag, True, "IKE SA rekeyed")
 
     def abandoned(self, sa: IkeSa, now: Now, why: str) -> None:
-        sa.env.done(self._tag, self._rival is not None, why)
+        rival = self._living_rival()
+        if rival is not None and rival.predecessor is not None:
+            discard(now, rival, why)
+        sa.env.done(self._tag, sa.state is IkeState.REKEYED, why)
+
+    def moves(self, sa: IkeSa, now: Now) -> bool:
+        """The peer was faster: what we wanted is done."""
+        sa.env.done(self._tag, True, "IKE SA rekeyed by the peer")
+        return False
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _living_rival(self) -> IkeSa | None:
+        return self._rival if self._rival is not None and not self._rival.is_closed() else None
+
+    def _yielded(self, sa: IkeSa, now: Now) -> bool:
+        """Let the SA that the peer made take over, if there is one."""
+        rival = self._living_rival()
+        if rival is None:
+            return False
+        if rival.predecessor is not None:
+            take_over(now, sa, rival, initiated=False)
+        sa.env.done(self._tag, True, "IKE SA rekeyed by the peer")
+        return True
 
     def _complete(self, sa: IkeSa, now: Now, answer: Message) -> tuple[IkeSa, tuple[bytes, bytes]] | str:
         chosen, nonce, key = (
@@ -135,9 +154,7 @@ class RekeyIke(Exchange):
         return new, nonces
 
     def _refused(self, sa: IkeSa, now: Now, error: Notify) -> None:
-        if self._rival is not None and not self._rival[0].is_closed():
-            take_over(now, sa, self._rival[0], initiated=False)
-            sa.env.done(self._tag, True, "IKE SA rekeyed by the peer")
+        if self._yielded(sa, now):
             return
         if error.type == NotifyType.INVALID_KE_PAYLOAD and self._attempts < MAX_ATTEMPTS:
             wanted = int.from_bytes(error.data, "big") if len(error.data) == 2 else 0
@@ -147,7 +164,7 @@ class RekeyIke(Exchange):
                 sa.submit(now, self, urgent=True)
                 return
         if error.type == NotifyType.TEMPORARY_FAILURE and self._attempts < MAX_ATTEMPTS:
-            self._again(sa, now, retry_after_s(sa.env.entropy))
+            sa.submit_later(now, self, retry_after_s(sa.env.entropy))
             return
         self._failed(sa, now, f"the peer refused: {label(NotifyType, error.type)}")
 
@@ -155,16 +172,15 @@ class RekeyIke(Exchange):
         sa.env.event("rekey_failed", "warning", connection=sa.connection.name, sa=sa.number, reason=why)
         sa.env.done(self._tag, False, why)
         self._tag, self._attempts = 0, 0
-        self._again(sa, now, 10 * retry_after_s(sa.env.entropy))
-
-    def _again(self, sa: IkeSa, now: Now, delay_s: float) -> None:
-        sa.env.timers.arm(sa.number, "IKE SA rekey", now.after(delay_s), lambda t: sa.submit(t, self))
+        sa.submit_later(now, self, 10 * retry_after_s(sa.env.entropy))
 
 
 def respond_rekey_ike(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
     """The peer rekeys the IKE SA."""
-    decision = decide(sa.own_request(), Incoming.REKEY_IKE)
+    decision = decide(own_request(sa), Incoming.REKEY_IKE)
     if decision is Decision.TEMPORARY_FAILURE or sa.state is not IkeState.ESTABLISHED:
+        return (Notify(NotifyType.TEMPORARY_FAILURE),)
+    if sa.successor is not None and not sa.successor.is_closed():
         return (Notify(NotifyType.TEMPORARY_FAILURE),)
     offered, nonce, key = (
         request.first(SecurityAssociation),
@@ -194,13 +210,12 @@ def respond_rekey_ike(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload
     notifies = request.all(Notify)
     if decision is Decision.PROCEED_AS_RIVAL and isinstance(active, RekeyIke):
         active.rival(new, nonces)
-        sa.successor = new
+        await_decision(sa, new)
     else:
 
         def after() -> None:
             take_over(now, sa, new, initiated=False)
             new.env.signal(now, ext.PeerNotifies(new, Slot.IKE_REKEY, notifies))
-            new.pump(now)
 
         sa.after_reply.append(after)
     return [

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from deadpeer.ike import extension as ext
 from deadpeer.ike.child import ChildSa, ChildState
 from deadpeer.ike.collision import Decision, Incoming, Own, decide
-from deadpeer.ike.exchange import Exchange
+from deadpeer.ike.exchange import Exchange, own_request
 from deadpeer.ike.extension import Slot
-from deadpeer.ike.handover import take_over
+from deadpeer.ike.handover import discard, take_over
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.plane.model import ActivateOutbound
 from deadpeer.values import Now
@@ -82,9 +82,11 @@ class DeleteIke(Exchange):
     own = Own.DELETE_IKE
     reason = "IKE SA delete request"
 
-    def __init__(self, why: str, notify: NotifyType | None = None) -> None:
+    def __init__(self, why: str, notify: NotifyType | None = None, *, aged: bool = False) -> None:
+        """`aged`: the SA's own time is up; `close_action` says what follows. Its replacement stays."""
         self._why = why
         self._notify = notify
+        self._aged = aged
 
     def request(self, sa: IkeSa, now: Now) -> Sequence[Payload] | None:
         if sa.state is IkeState.ESTABLISHED:
@@ -94,13 +96,27 @@ class DeleteIke(Exchange):
         return (Delete(Protocol.IKE, ()),)
 
     def response(self, sa: IkeSa, now: Now, answer: Message) -> None:
-        sa.close(now, self._why)
+        self._finish(sa, now, self._why)
+
+    def gave_up(self, sa: IkeSa, now: Now) -> None:
+        self._finish(sa, now, f"{self._why}; the DELETE was not answered")
+
+    def moves(self, sa: IkeSa, now: Now) -> bool:
+        return not self._aged
+
+    def _finish(self, sa: IkeSa, now: Now, why: str) -> None:
+        if self._aged:
+            sa.env.lifecycle.ended(now, sa, why)
+        else:
+            sa.close(now, why)
 
 
-def expire_child(sa: IkeSa, now: Now, child: ChildSa) -> None:
-    """A child reached the end of its life without having been replaced."""
-    action = child.config.close_action
-    sa.submit(now, DeleteChild(child, child.spi_in, "end of life"))
+def expire_child(sa: IkeSa, now: Now, child: ChildSa, reason: str, action: str) -> None:
+    """A child can't go on and was not replaced: delete it, and do what `action` (a close_action) says."""
+    if child.state is not ChildState.INSTALLED:
+        return
+    child.state = ChildState.DELETING
+    sa.submit(now, DeleteChild(child, child.spi_in, reason))
     sa.env.lifecycle.child_lost(now, sa, child, action)
 
 
@@ -129,15 +145,18 @@ def respond_informational(sa: IkeSa, now: Now, request: Message) -> Sequence[Pay
 
 def _ike_deleted(sa: IkeSa, now: Now) -> Sequence[Payload]:
     heir = sa.successor
-    lost = [] if sa.state is not IkeState.ESTABLISHED or heir else list(sa.children.values())
 
     def after() -> None:
-        if heir is not None and not heir.is_closed() and sa.state is IkeState.ESTABLISHED:
+        if sa.predecessor is not None:
+            discard(now, sa, "redundant")
+            return
+        if heir is not None and heir.predecessor is sa:
+            # Our own rekeying is not answered yet, but the peer has made up its mind (section 2.8.2).
             take_over(now, sa, heir, initiated=False)
-        for child in lost:
-            if child.state is ChildState.INSTALLED:
-                sa.env.lifecycle.child_lost(now, sa, child, child.config.close_action)
-        sa.close(now, "deleted by the peer")
+        if sa.state is IkeState.ESTABLISHED:
+            sa.env.lifecycle.ended(now, sa, "deleted by the peer")
+        else:
+            sa.close(now, "deleted by the peer")
 
     sa.after_reply.append(after)
     return ()
@@ -145,10 +164,15 @@ def _ike_deleted(sa: IkeSa, now: Now) -> Sequence[Payload]:
 
 def _child_deleted(sa: IkeSa, now: Now, spi: bytes) -> int | None:
     """Drop the child that sends with `spi`. Returns our inbound SPI for the answer, None to say nothing."""
+    if sa.state is IkeState.REKEYED and sa.successor is not None:
+        sa = sa.successor
     child = sa.child_by_outbound(spi)
     if child is None:
         return None
-    decision = decide(sa.own_request(child), Incoming.DELETE_CHILD)
+    if child.rival:
+        # The peer has closed the new child that has the lowest nonce; ours is about to be answered.
+        child.state, child.rival = ChildState.REKEYED, False
+    decision = decide(own_request(sa, child), Incoming.DELETE_CHILD)
     state = child.state
     if state is ChildState.REKEYED:
         successor = sa.children.get(child.successor or 0)

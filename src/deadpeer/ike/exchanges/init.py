@@ -15,6 +15,7 @@ from deadpeer.crypto import (
     offer,
     select_ike,
 )
+from deadpeer.ike import retransmission
 from deadpeer.ike.child import NONCE_OCTETS
 from deadpeer.ike.connection import ChildConfig, Connection
 from deadpeer.ike.environment import Environment
@@ -48,6 +49,8 @@ from deadpeer.wire import (
 if TYPE_CHECKING:
     from deadpeer.ike.cookie import CookieJar
 
+HINT_INTERVAL_S = 1.0
+"""Unprotected errors to the same IKE_SA_INIT are told, and restart the backoff, no more often."""
 HINT_PATIENCE_S = 3.0
 """After an unprotected error, a setup that a command waits for goes on for so long, in case it is forged."""
 
@@ -134,6 +137,13 @@ def _note_error(sa: IkeSa, now: Now, message: Message) -> None:
         sa.env.drop("IKE_SA_INIT response without SA")
         return
     setup.last_error = label(NotifyType, errors[0].type)
+    sa.env.count(f"unprotected error: {setup.last_error}")
+    if now.mono_ns < setup.next_hint_ns:
+        return
+    setup.next_hint_ns = now.after(HINT_INTERVAL_S)
+    # Somebody is there: what was lost while nobody was is worth asking again soon.
+    sa.backoff = 1
+    retransmission.arm(sa, now)
     sa.env.event(
         "hint", "notice", connection=sa.connection.name, sa=sa.number,
         hint="unprotected error to IKE_SA_INIT", detail=setup.last_error, source=str(sa.remote),

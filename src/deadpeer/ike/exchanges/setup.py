@@ -53,6 +53,8 @@ class Setup:
     """Initiator: the child to bring up with IKE_AUTH."""
     tag: int = 0
     last_error: str = ""
+    next_hint_ns: int = 0
+    """Before then no further unprotected error is told."""
     resumption: Resumption | None = None
     """Set if the SA is resumed: AUTH is keyed by it alone."""
     resumed_identity: Identity | None = None
@@ -88,7 +90,8 @@ def read_capabilities(sa: IkeSa, message: Message, datagram: Datagram) -> None:
     judged = nat.behind_nat(message, datagram.local, datagram.remote)
     if judged is not None:
         sa.local_behind_nat, sa.peer_behind_nat = judged
-    if sa.initiator and judged is not None and (any(judged) or sa.connection.encap):
+    moved = sa.local.port == sa.env.config.port_nat_t
+    if sa.initiator and not moved and judged is not None and (any(judged) or sa.connection.encap):
         # Section 2.23: the initiator moves to port 4500 once a NAT is found (or is to be assumed).
         sa.local = Address(sa.local.host, sa.env.config.port_nat_t)
         sa.remote = Address(sa.remote.host, sa.connection.remote_port_nat_t)
@@ -147,7 +150,10 @@ def admitted(
     valid = returned is not None and cookies.check(
         now, returned.data, nonce.data, message.spi_i, datagram.remote
     )
-    if table.half_open >= config.half_open_limit or len(table) >= config.max_ike_sas:
+    if len(table) >= config.max_ike_sas:
+        env.drop("too many IKE SAs")
+        return False
+    if table.half_open >= config.half_open_limit:
         env.drop("too many half-open SAs")
         return False
     if table.half_open >= config.cookie_threshold and not valid:

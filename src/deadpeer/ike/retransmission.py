@@ -1,0 +1,66 @@
+"""Retransmission of our requests: identical, exponential, scaled to the round trip time (section 2.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deadpeer.ike import extension as ext
+from deadpeer.ike.rtt import MAX_RTO_S, interval_s
+from deadpeer.ike.state import IkeState
+from deadpeer.values import NS_PER_S, Now
+
+if TYPE_CHECKING:
+    from deadpeer.ike.sa import IkeSa
+
+DELETE_TIMEOUT_S = 5.0
+"""How long an unanswered DELETE is repeated before the SA is dropped anyway."""
+
+
+def give_up_ns(sa: IkeSa, first_sent_ns: int) -> int:
+    """When the retransmissions of a request end that went out first at `first_sent_ns`."""
+    if sa.state in (IkeState.DELETING, IkeState.REKEYED):
+        return first_sent_ns + int(DELETE_TIMEOUT_S * NS_PER_S)
+    if sa.established_ns is None:
+        return sa.created_ns + int(sa.env.config.init_timeout_s * NS_PER_S)
+    return first_sent_ns + int(sa.connection.dpd_timeout_s * NS_PER_S)
+
+
+def arm(sa: IkeSa, now: Now) -> None:
+    """Arm the next retransmission of the outstanding request."""
+    outstanding = sa.send.outstanding
+    if outstanding is None:
+        return
+    cap = sa.env.config.retry_cap_s if sa.recovering else MAX_RTO_S
+    at = now.after(interval_s(sa.rtt.rto_s, sa.backoff, cap))
+    limit = give_up_ns(sa, outstanding.first_sent_ns)
+    if now.mono_ns < limit:
+        at = min(at, limit)
+    sa.env.timers.arm(sa.number, "retransmission", at, lambda then: _due(sa, then))
+
+
+def _due(sa: IkeSa, now: Now) -> None:
+    outstanding = sa.send.outstanding
+    if outstanding is None:
+        return
+    if now.mono_ns >= give_up_ns(sa, outstanding.first_sent_ns):
+        if sa.state in (IkeState.DELETING, IkeState.REKEYED):
+            if sa.active is not None:
+                sa.active.gave_up(sa, now)
+            return
+        if sa.established_ns is None:
+            sa.fail_setup(now, "the peer does not answer")
+            return
+        sa.env.signal(now, ext.RequestExhausted(sa, outstanding.first_sent_ns, outstanding.attempts))
+        if sa.is_closed():
+            return
+    if sa.setup is not None and sa.env.lifecycle.impatient(now, sa, outstanding.attempts):
+        return
+    sa.env.event(
+        "retransmit",
+        "debug",
+        connection=sa.connection.name,
+        sa=sa.number,
+        message_id=outstanding.message_id,
+        attempt=outstanding.attempts + 1,
+    )
+    sa.retransmit(now, "retransmission")

@@ -199,6 +199,7 @@ class Endpoint:
         )
         if farewell:
             found.say_farewell()
+        self._env.signal(now, ext.Condemned(found, verdict))
         self._recovery.condemned(now, found, verdict)
 
     def rebuild(self, now: Now, sa: ext.SaView, reason: str) -> bool:
@@ -257,7 +258,7 @@ class Endpoint:
         """A peer that does not answer IKE_SESSION_RESUME may not know it."""
         if sa.setup is None or sa.setup.resume_plan is None or attempts < resume.PATIENCE:
             return False
-        resume.fall_back(sa, now, "no answer")
+        resume.fall_back(sa, now, "no answer", answered=False)
         return True
 
     def setup_failed(self, now: Now, sa: IkeSa, why: str) -> None:

@@ -231,11 +231,16 @@ class Environment:
         for extension in self.extensions:
             extension.observe(now, signal)
 
-    def contribute(self, now: Now, slot: Slot, sa: IkeSa, *, response: bool) -> list[Notify]:
-        """What the extensions put into our message of this slot."""
+    def contribute(
+        self, now: Now, slot: Slot, sa: IkeSa, *, response: bool, request: Message | None = None
+    ) -> list[Notify]:
+        """What the extensions put into our message of this slot; `request` is what a response answers."""
         found: list[Notify] = []
+        asked = request.all(Notify) if request is not None else ()
         for extension in self.extensions:
             found.extend(extension.notifies(now, slot, sa, response=response))
+            if asked:
+                found.extend(extension.answers(now, slot, sa, asked))
         return found
 
     # --- key log ---------------------------------------------------------------------------------

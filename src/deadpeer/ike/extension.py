@@ -98,6 +98,16 @@ class SaView(Protocol):
         ...
 
     @property
+    def resumed_by(self) -> ResumeOffer | ResumeGrant | None:
+        """By what this SA is being, or was, resumed; None: by a full exchange (and after a fall-back)."""
+        ...
+
+    @property
+    def credential_until_s(self) -> float | None:
+        """Until when that with which the peer authenticated is valid (Unix time, seconds); None: no end."""
+        ...
+
+    @property
     def child_views(self) -> Sequence[ChildView]: ...
 
 
@@ -183,6 +193,26 @@ class RebuildFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Condemned:
+    """The SA is about to be closed, on this verdict; a recovery may follow at once."""
+
+    sa: SaView
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeFellBack:
+    """The peer does not resume `sa`, which goes on with a full exchange.
+
+    `answered`: it refused (unauthenticated); else it said nothing at all, and may never have heard us.
+    """
+
+    sa: SaView
+    offer: ResumeOffer
+    answered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AddressChanged:
     """The peer's address or port moved, by a protected message."""
 
@@ -260,6 +290,8 @@ Signal = (
     | PeerVendorIds
     | Rebuilt
     | RebuildFailed
+    | Condemned
+    | ResumeFellBack
     | AddressChanged
     | RequestAnswered
     | RequestRetransmitted
@@ -283,10 +315,11 @@ class Resumption:
 
 @dataclass(frozen=True, slots=True)
 class ResumeOffer:
-    """Initiator: the notifies to present, and what the two sides share."""
+    """Initiator: the notifies to present, what the two sides share, and who the peer was."""
 
     notifies: tuple[Notify, ...]
     resumption: Resumption
+    remote_identity: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +329,8 @@ class ResumeGrant:
     connection: Connection
     remote_identity: Identity
     resumption: Resumption
+    reference: bytes = b""
+    """The extension's own name for what was redeemed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,6 +483,10 @@ class Extension:
         """Notifies to put into our message of this slot. For IKE_REKEY `sa` is the new SA."""
         return ()
 
+    def answers(self, now: Now, slot: Slot, sa: SaView, request: Sequence[Notify]) -> Sequence[Notify]:
+        """Notifies to put into our response of this slot, as the answer to those of the peer's request."""
+        return ()
+
     def vendor_ids(self, now: Now, sa: SaView) -> Sequence[bytes]:
         """Vendor IDs to put into our IKE_SA_INIT message."""
         return ()
@@ -461,6 +500,10 @@ class Extension:
     ) -> ResumeGrant | ResumeRefusal | None:
         """Responder: what the peer's IKE_SESSION_RESUME request is worth; None: not for this extension."""
         return None
+
+    def resume_confirm(self, now: Now, sa: SaView, grant: ResumeGrant) -> bool:
+        """Responder: the peer proved that it holds the keys of `grant`. False refuses `sa` even so."""
+        return True
 
     def observe(self, now: Now, signal: Signal) -> None:
         """Something happened."""

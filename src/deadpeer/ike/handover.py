@@ -23,7 +23,7 @@ def successor_of(old: IkeSa, now: Now, *, we_initiated: bool, own_spi: bytes, pe
         remote=old.remote,
         rtt=old.rtt,
     )
-    new.remote_identity = old.remote_identity
+    new.remote_identity, new.credential_until_s = old.remote_identity, old.credential_until_s
     new.fragmentation = old.fragmentation
     new.peer_behind_nat, new.local_behind_nat = old.peer_behind_nat, old.local_behind_nat
     return new

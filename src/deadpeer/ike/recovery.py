@@ -16,7 +16,7 @@ from deadpeer.ike.exchanges import init, resume
 from deadpeer.ike.exchanges.child import CreateChild
 from deadpeer.ike.exchanges.informational import DeleteIke
 from deadpeer.ike.rtt import RttEstimator
-from deadpeer.ike.sa import IkeSa
+from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.plane.model import Acquire, InstallTrap, RemoveTrap
 from deadpeer.values import Address, Now
 
@@ -264,9 +264,14 @@ class Recovery:
     def abandon_rebuild(self, now: Now, old_number: int, reason: str) -> None:
         """Give up the SA that is being built beside this one, if it is not up yet."""
         new = self._rebuild_of(old_number)
-        if new is not None:
-            self._attempts.pop(new.number, None)
-            new.close(now, reason)
+        if new is None:
+            return
+        if new.resumed_by is not None and new.state is IkeState.AUTHENTICATING:
+            # A gateway drops the old SA of a resumed one, and may have done so with our IKE_AUTH.
+            self._env.event("rebuild_goes_on", sa=old_number, reason=reason)
+            return
+        self._attempts.pop(new.number, None)
+        new.close(now, reason)
 
     def _rebuild_of(self, old_number: int) -> IkeSa | None:
         for number, attempt in self._attempts.items():

@@ -89,6 +89,8 @@ class IkeSa:
         self.active: Exchange | None = None
         self.setup: Setup | None = None
         self.remote_identity: Identity | None = None
+        self.resumed_by: ext.ResumeOffer | ext.ResumeGrant | None = None
+        self.credential_until_s: float | None = None
         self.fragmentation = False
         self.peer_behind_nat = False
         self.local_behind_nat = False

@@ -164,6 +164,8 @@ def respond_auth(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
             failure = failure or str(error)
             continue
         sa.connection, sa.remote_identity = connection, identity
+        if not _confirmed(sa, now):
+            return _refuse(sa, now, "the resumption is used up")
         return _accept(sa, now, request)
     return _refuse(sa, now, failure or "no connection is configured for these identities")
 
@@ -185,6 +187,14 @@ def announce_sa(sa: IkeSa) -> None:
 
 
 # --- helpers ---------------------------------------------------------------------------------------
+
+
+def _confirmed(sa: IkeSa, now: Now) -> bool:
+    """Whether every extension agrees that this SA is resumed, if it is."""
+    grant = sa.resumed_by
+    return not isinstance(grant, ext.ResumeGrant) or all(
+        extension.resume_confirm(now, sa, grant) for extension in sa.env.extensions
+    )
 
 
 def _accept(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
@@ -215,7 +225,7 @@ def _accept(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
                 "child_failed", "warning", connection=connection.name, sa=sa.number, reason=str(error)
             )
             payloads.append(error.notify)
-    payloads += sa.env.contribute(now, Slot.AUTH, sa, response=True)
+    payloads += sa.env.contribute(now, Slot.AUTH, sa, response=True, request=request)
 
     def after() -> None:
         _signal_up(sa, now, request, child, setup.peer_vendor_ids)
@@ -333,7 +343,7 @@ def _check_peer(sa: IkeSa, now: Now, connection: Connection, message: Message) -
     elif connection.remote.auth == "psk":
         _check_shared_key(sa, connection, proof, signed)
     else:
-        _check_signature(now, connection, message, identity, proof, signed)
+        sa.credential_until_s = _check_signature(now, connection, message, identity, proof, signed)
     return identity
 
 
@@ -356,7 +366,8 @@ def _check_signature(
     identity: Identity,
     proof: Authentication,
     signed: bytes,
-) -> None:
+) -> float:
+    """Returns the end of the certificate's validity, Unix time."""
     trust = connection.remote.trust
     if trust is None:
         raise AuthFailure("no CA is configured for the peer")
@@ -368,6 +379,7 @@ def _check_signature(
         raise CertificateError(f"the peer's certificate does not speak for {identity}")
     trust.verify(leaf, certificates[1:], now.unix_s)
     verify_signature(leaf, proof.method, proof.data, signed)
+    return leaf.not_valid_after_utc.timestamp()
 
 
 def _peer_certificates(message: Message) -> list[x509.Certificate]:

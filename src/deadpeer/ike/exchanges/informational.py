@@ -42,6 +42,10 @@ class Inform(Exchange):
     def request(self, sa: IkeSa, now: Now) -> Sequence[Payload] | None:
         return self._notifies if sa.state is IkeState.ESTABLISHED else None
 
+    def response(self, sa: IkeSa, now: Now, answer: Message) -> None:
+        if notifies := answer.all(Notify):
+            sa.env.signal(now, ext.PeerNotifies(sa, Slot.INFORMATIONAL, notifies))
+
 
 class DeleteChild(Exchange):
     """Delete a child SA: `child`, or only the inbound SPI of one that is not installed (any more)."""
@@ -139,7 +143,7 @@ def respond_informational(sa: IkeSa, now: Now, request: Message) -> Sequence[Pay
         answer.append(Delete(Protocol.ESP, tuple(o.to_bytes(4, "big") for o in ours)))
     if notifies:
         sa.after_reply.append(lambda: sa.env.signal(now, ext.PeerNotifies(sa, Slot.INFORMATIONAL, notifies)))
-    answer += sa.env.contribute(now, Slot.INFORMATIONAL, sa, response=True)
+    answer += sa.env.contribute(now, Slot.INFORMATIONAL, sa, response=True, request=request)
     return answer
 
 

@@ -24,7 +24,7 @@ from deadpeer.ike.exchanges.setup import (
     refuse,
     take_cookie,
 )
-from deadpeer.ike.extension import ResumeGrant, ResumeOffer, ResumeRefusal
+from deadpeer.ike.extension import ResumeFellBack, ResumeGrant, ResumeOffer, ResumeRefusal
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import Datagram, Now
 from deadpeer.wire import (
@@ -58,8 +58,10 @@ def initiate(sa: IkeSa, now: Now, plan: Plan) -> None:
         child=plan.child,
         tag=plan.tag,
         resumption=plan.offer.resumption,
+        resumed_identity=plan.offer.remote_identity,
         resume_plan=plan,
     )
+    sa.resumed_by = plan.offer
     _send(sa, now)
 
 
@@ -76,7 +78,8 @@ def on_response(sa: IkeSa, now: Now, octets: bytes, message: Message, datagram: 
         return
     if nonce is None:
         refusal = next(iter(message.all(Notify)), None)
-        fall_back(sa, now, label(NotifyType, refusal.type) if refusal is not None else "an empty answer")
+        why = label(NotifyType, refusal.type) if refusal is not None else "an empty answer"
+        fall_back(sa, now, why, answered=True)
         return
     if message.spi_r == bytes(8):
         sa.env.drop("incomplete IKE_SESSION_RESUME response")
@@ -85,13 +88,15 @@ def on_response(sa: IkeSa, now: Now, octets: bytes, message: Message, datagram: 
     begin_auth(sa, now)
 
 
-def fall_back(sa: IkeSa, now: Now, why: str) -> None:
+def fall_back(sa: IkeSa, now: Now, why: str, *, answered: bool) -> None:
     """The peer will not resume: make the full exchange."""
     setup = sa.setup
     if setup is None or setup.resume_plan is None:
         return
     plan = setup.resume_plan
+    sa.resumed_by = None
     sa.env.event("resume_refused", connection=sa.connection.name, sa=sa.number, reason=why)
+    sa.env.signal(now, ResumeFellBack(sa, plan.offer, answered))
     init.initiate(sa, now, plan.child, plan.tag)
 
 
@@ -130,6 +135,7 @@ def respond(
         resumption=grant.resumption,
         resumed_identity=grant.remote_identity,
     )
+    sa.resumed_by = grant
     env.table.add(sa)
     env.table.half_opened(sa, message.spi_i)
     read_capabilities(sa, message, datagram)

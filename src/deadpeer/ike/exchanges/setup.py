@@ -58,7 +58,7 @@ class Setup:
     resumption: Resumption | None = None
     """Set if the SA is resumed: AUTH is keyed by it alone."""
     resumed_identity: Identity | None = None
-    """Responder, resumed: who the peer is."""
+    """Resumed: who the peer is (None: initiator, not known)."""
     resume_plan: Plan | None = None
     """Initiator, while IKE_SESSION_RESUME waits for its answer."""
 

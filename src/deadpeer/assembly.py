@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 from deadpeer.cluster.spi import EpochSpis, SpiCodec
 from deadpeer.crash import boot
+from deadpeer.crash.announce import Announcer
 from deadpeer.crash.liveness import Liveness
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.monitor import Monitor
 from deadpeer.crash.options import CrashOptions
+from deadpeer.crash.spi_map import SpiMap
 from deadpeer.crash.strangers import Strangers
 from deadpeer.crash.taker import TokenTaker
 from deadpeer.crypto import Entropy
 from deadpeer.ike.connection import Connection, EndpointConfig
 from deadpeer.ike.endpoint import Endpoint
 from deadpeer.ike.extension import Extension
-from deadpeer.store import Store
+from deadpeer.store import Ledger, MemoryLedger, Store
 from deadpeer.values import Now
 
 DEFAULT_OPTIONS = CrashOptions()
@@ -30,40 +32,45 @@ def build_endpoint(
     store: Store,
     options: CrashOptions = DEFAULT_OPTIONS,
     member: int = 0,
+    *,
+    ledger: Ledger | None = None,
+    machine_id: bytes = b"",
 ) -> Endpoint:
     """An endpoint with crash discovery, in a new boot epoch.
 
-    The epoch is durable in `store` when this returns. Raises StateError if what the store holds is
-    damaged, OSError if it can't be written.
+    `ledger` holds what is kept in records, in memory if None; `machine_id` is anything that no other
+    machine has. The epoch is durable in `store` when this returns. Raises StateError if what the store
+    holds is damaged, OSError if it can't be written.
     """
+    ledger = MemoryLedger() if ledger is None else ledger
     state = boot.start(store, entropy)
     codec = SpiCodec(state.spi_key)
     spis = EpochSpis(codec, state.epoch, member, entropy)
-    return Endpoint(
-        now,
-        config,
-        connections,
-        entropy,
-        spis,
-        _extensions(state, codec, member, connections, entropy, options),
+    maker = TokenMaker(state, entropy, options)
+    spi_map = SpiMap(
+        now, state, codec, maker, ledger, options, machine_id=machine_id, local_hosts=config.local_hosts
     )
+    extensions = _extensions(codec, member, maker, spi_map, connections, entropy, options)
+    return Endpoint(now, config, connections, entropy, spis, extensions)
 
 
 def _extensions(
-    state: boot.BootState,
     codec: SpiCodec,
     member: int,
+    maker: TokenMaker,
+    spi_map: SpiMap,
     connections: Sequence[Connection],
     entropy: Entropy,
     options: CrashOptions,
 ) -> list[Extension]:
-    """The order in which they observe: suspicion before those who judge."""
+    """The order in which they observe: suspicion before those who judge, tokens before the map."""
     monitor = Monitor(options)
-    maker = TokenMaker(state, entropy, options)
     return [
         monitor,
         Liveness(monitor),
         maker,
         TokenTaker(monitor),
-        Strangers(codec, member, maker, connections, options),
+        spi_map,
+        Strangers(codec, member, maker, connections, options, spi_map),
+        Announcer(spi_map, maker, entropy, options),
     ]

@@ -96,6 +96,7 @@ class Side:
     config: EndpointConfig
     store: MemoryStore = field(default_factory=MemoryStore)
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    machine_id: bytes = b"a machine of its own"
     behind: MemoryHost = field(default_factory=lambda: MemoryHost(echo=True))
     options: CrashOptions = field(default_factory=CrashOptions)
     endpoint: Endpoint | None = None
@@ -219,8 +220,9 @@ class Pair:
         entropy = SeededEntropy(f"{self.seed} {name} {side.boots}".encode())
         side.engine = EspEngine(entropy)
         side.endpoint = build_endpoint(
-            self.now, side.config, side.connections, entropy, side.store, side.options
-        )
+            self.now, side.config, side.connections, entropy, side.store, side.options,
+            ledger=side.ledger, machine_id=side.machine_id,
+        )  # fmt: skip
         self._drain(side)
 
     def feed(self, name: str, item: Input) -> None:

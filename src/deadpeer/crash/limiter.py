@@ -31,8 +31,10 @@ class Kind(Enum):
     """A protected request with an SPI of ours from an ended epoch."""
     RECENT = "recent"
     """The same from this epoch, of an SA that is gone."""
+    MAPPED = "mapped"
+    """An ESP packet with an SPI of an ended epoch that the SPI map has."""
     ESP = "esp"
-    """An ESP packet with an unknown SPI."""
+    """An ESP packet with any other unknown SPI."""
     GARBAGE = "garbage"
     """A protected request with an SPI that is none of ours."""
 
@@ -136,6 +138,8 @@ def _limits(options: CrashOptions, kind: Kind, factor: float) -> _Limits:
             total = Rate(options.total_rate, options.total_burst)
         case Kind.RECENT:
             total = Rate(options.recent_rate, options.recent_burst)
+        case Kind.MAPPED:
+            total = Rate(options.mapped_rate, options.mapped_burst)
         case Kind.ESP:
             total = Rate(options.esp_rate, options.esp_burst)
     return _Limits(spi, source.times(factor), total.times(factor))

@@ -65,6 +65,11 @@ class TokenMaker(Extension):
         """The methods that tokens were made with in this life (connections can be added by a reload)."""
         return self._methods
 
+    def handed(self, number: int) -> int | None:
+        """The generation of the token that the taker of this SA holds; None: we made none for it."""
+        issued = self._issued.get(number)
+        return None if issued is None else issued.delivered or issued.latest
+
     def attach(self, now: Now, core: Core) -> None:
         super().attach(now, core)
         generations = len(self.state.generations)

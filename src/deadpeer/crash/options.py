@@ -66,8 +66,11 @@ class CrashOptions:
     """Answers with tokens, to requests with an SPI of this epoch that no longer lives. Anybody can get
     such an SPI with an IKE_SA_INIT, so these can't touch the budget above."""
     recent_burst: float = 40.0
+    mapped_rate: float = 200.0
+    """INVALID_SPI with tokens, for ESP SPIs that the SPI map has."""
+    mapped_burst: float = 400.0
     esp_rate: float = 200.0
-    """Unprotected INVALID_SPI."""
+    """Unprotected INVALID_SPI without tokens."""
     esp_burst: float = 400.0
     garbage_rate: float = 10.0
     """Answers to requests with an SPI that we never chose. Without tokens."""
@@ -79,6 +82,22 @@ class CrashOptions:
     lost_child_rate: float = 1.0
     """Protected INVALID_SPI sent in one SA; children replaced at the peer's word in one SA."""
     lost_child_burst: float = 3.0
+
+    spi_map: bool = True
+    """Keep the persistent map from child SPIs to IKE SAs (RFC 6290 section 8.2)."""
+    spi_map_size: int = 200_000
+    """Child SAs that the map holds at most, those of ended lives included."""
+    spi_map_keep_s: float = 86_400.0
+    """For so long after a life's end its child SAs are kept."""
+    announce: bool = True
+    """Tell peers in the map after a boot, unasked: idle tunnels recover too. It goes only to addresses in
+    our own bound map, one datagram for each SA and round, so nobody can turn it against somebody."""
+    announce_rate: float = 100.0
+    """Announcements per second."""
+    announce_rounds: int = 5
+    """How often a peer is told that does not come back."""
+    announce_interval_s: float = 2.0
+    """Between the beginnings of the first two rounds; doubled for each further one."""
 
     renewals_at_once: int = 64
     """Before a rotation: how many SAs renew their tokens at the same time."""

@@ -14,7 +14,9 @@ from deadpeer.cluster.spi import SpiCodec
 from deadpeer.crash.limiter import Bucket, Kind, Limiter, Rate
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.options import CrashOptions, TokenMethod, qcd_of
-from deadpeer.crash.tokens import MakerRole, recompute, token_notify
+from deadpeer.crash.spi_map import SpiMap, dead_message
+from deadpeer.crash.spi_records import SpiRecord
+from deadpeer.crash.tokens import MAX_TOKENS_SENT, MakerRole, recompute, token_notify
 from deadpeer.ike.connection import Connection
 from deadpeer.ike.extension import (
     Core,
@@ -69,7 +71,9 @@ class Strangers(Extension):
         maker: TokenMaker,
         connections: Sequence[Connection],
         options: CrashOptions,
+        spi_map: SpiMap | None = None,
     ) -> None:
+        self._spi_map = spi_map
         self._codec = codec
         self._member = member
         self._maker = maker
@@ -188,6 +192,10 @@ class Strangers(Extension):
         if orphan.octets < MIN_ESP or orphan.spi < 256:
             self.core.count("orphan.implausible")
             return
+        record = None if self._spi_map is None else self._spi_map.dead(orphan.spi)
+        if record is not None and record.local.host == orphan.local.host:
+            self._mapped(now, orphan, record)
+            return
         notify = Notify(NotifyType.INVALID_SPI, orphan.spi.to_bytes(4, "big"))
         sa = self.core.find_with_peer(orphan.remote)
         if sa is not None:
@@ -204,10 +212,38 @@ class Strangers(Extension):
         if not _fits(message, orphan.octets):
             self.core.count("orphan.too_small")
             return
+        self._send_unprotected(orphan, message, 0)
+
+    def _mapped(self, now: Now, orphan: OrphanEsp, record: SpiRecord) -> None:
+        """RFC 6290 section 8.2: the tokens at once, whatever other SA the peer has with us.
+
+        To where the packet came from, the recorded address or not: behind a NAT a peer's address changes
+        just when we are away for a while. What a stranger who hits a mapped SPI learns is the token of an
+        SA that is dead; whoever presents it tells the peer the truth.
+        """
+        if self._spi_map is None:
+            return
+        host = orphan.remote.host
+        if not self._limiter.allow(now.mono_ns, host, Kind.MAPPED, orphan.spi.to_bytes(4, "big")):
+            self.core.count("orphan.limited.mapped")
+            return
+        tokens = self._spi_map.tokens(record, host, MAX_TOKENS_SENT)
+        while not _fits(message := dead_message(orphan.spi, record, tokens), orphan.octets):
+            tokens.pop()
+        self._send_unprotected(orphan, message, len(tokens))
+        if tokens:
+            self._spi_map.told(orphan.spi)
+
+    def _send_unprotected(self, orphan: OrphanEsp, message: Message, tokens: int) -> None:
         self.core.answer(Datagram(b"", orphan.local, orphan.remote), message, "invalid spi")
         self.core.count("invalid_spi_sent")
         self.core.event(
-            "invalid_spi_sent", "debug", to=str(orphan.remote), spi=f"{orphan.spi:08x}", protected=False
+            "invalid_spi_sent",
+            "info" if tokens else "debug",
+            to=str(orphan.remote),
+            spi=f"{orphan.spi:08x}",
+            protected=False,
+            tokens=tokens,
         )
 
     def _tell_peer(self, now: Now, sa: SaView, orphan: OrphanEsp, notify: Notify) -> None:

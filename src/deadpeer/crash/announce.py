@@ -1,0 +1,117 @@
+"""After a boot Bob tells the peers in his SPI map, unasked, that their SAs are dead (PROTOCOLS: announcing).
+
+Paced, so that 10,000 peers do not come back in one moment, and in an order and with gaps that nobody can
+foresee; in rounds with ever longer pauses, until the peer is back or the rounds are done. Each SA is told
+once a round, by one of its children, in turn: the peer may have lost one.
+"""
+
+from __future__ import annotations
+
+from deadpeer.crash.maker import TokenMaker
+from deadpeer.crash.options import CrashOptions
+from deadpeer.crash.spi_map import SpiMap, dead_message
+from deadpeer.crypto import Entropy
+from deadpeer.ike.extension import Core, Extension
+from deadpeer.values import NS_PER_S, Datagram, Deadline, Now
+
+
+class Announcer(Extension):
+    """Sends N(INVALID_SPI), N(QCD_TOKEN) for each SA in the map, to the address that the map names."""
+
+    name = "announce"
+
+    def __init__(self, spi_map: SpiMap, maker: TokenMaker, entropy: Entropy, options: CrashOptions) -> None:
+        self._map = spi_map
+        self._maker = maker
+        self._entropy = entropy
+        self._gap_ns = int(NS_PER_S / options.announce_rate) if options.announce_rate > 0 else 0
+        self._rounds = options.announce_rounds if options.announce and self._gap_ns else 0
+        self._pause_ns = int(options.announce_interval_s * NS_PER_S)
+        self._round = 0
+        self._began_ns = 0
+        self._sas: list[tuple[int, ...]] = []
+        self._position = 0
+        self._due_ns: int | None = None
+
+    def attach(self, now: Now, core: Core) -> None:
+        super().attach(now, core)
+        if not self._rounds:
+            return
+        pairs: dict[bytes, list[int]] = {}
+        for spi, record in self._map.ended():
+            pairs.setdefault(record.spi_i + record.spi_r, []).append(spi)
+        self._sas = [tuple(spis) for spis in pairs.values()]
+        self._begin(now.mono_ns)
+        if self._sas:
+            core.event("announcing", "notice", sas=len(self._sas))
+
+    def counters(self) -> dict[str, int]:
+        return {"announce.waiting": len(self._sas), "announce.round": self._round}
+
+    def deadline(self) -> Deadline | None:
+        return None if self._due_ns is None else Deadline(self._due_ns, "announcement")
+
+    def expire(self, now: Now) -> None:
+        """One announcement; those that need none any more cost no gap."""
+        for _ in range(_LOOKED_AT):
+            if self._position >= len(self._sas):
+                self._end_round(now)
+                return
+            spis = self._sas[self._position]
+            self._position += 1
+            if self._announce(spis):
+                self._due_ns = now.mono_ns + self._jittered(self._gap_ns)
+                return
+        self._due_ns = now.mono_ns + 1
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _announce(self, spis: tuple[int, ...]) -> bool:
+        """Whether it was sent. Asked anew before each: nothing is said about a living SA."""
+        waiting = [spi for spi in spis if self._map.awaited(spi) is not None]
+        if not waiting:
+            return False
+        spi = waiting[self._round % len(waiting)]
+        record = self._map.awaited(spi)
+        if record is None or not self._maker.state.has(record.generation):
+            self.core.count("announce.no_token")
+            return False
+        tokens = self._map.tokens(record, record.remote.host, 1)
+        message = dead_message(spi, record, tokens)
+        self.core.answer(Datagram(b"", record.local, record.remote), message, "announcement")
+        for each in spis:
+            self._map.told(each)
+        self.core.count("announced")
+        self.core.event("announced", "debug", to=str(record.remote), spi=f"{spi:08x}", round=self._round + 1)
+        return True
+
+    def _end_round(self, now: Now) -> None:
+        self._sas = [spis for spis in self._sas if any(self._map.awaited(spi) is not None for spi in spis)]
+        self._round += 1
+        if self._round >= self._rounds or not self._sas:
+            self._sas = []
+            self._due_ns = None
+            return
+        pause_ns = self._jittered(self._pause_ns << (self._round - 1))
+        self._begin(max(now.mono_ns + self._gap_ns, self._began_ns + pause_ns))
+
+    def _begin(self, at_ns: int) -> None:
+        self._began_ns = at_ns
+        self._position = 0
+        self._due_ns = at_ns if self._sas else None
+        self._shuffle()
+
+    def _shuffle(self) -> None:
+        """Fisher and Yates; four octets of chance for each are plenty."""
+        chance = self._entropy.octets(4 * len(self._sas))
+        for last in range(len(self._sas) - 1, 0, -1):
+            other = int.from_bytes(chance[4 * last : 4 * last + 4], "big") % (last + 1)
+            self._sas[last], self._sas[other] = self._sas[other], self._sas[last]
+
+    def _jittered(self, length_ns: int) -> int:
+        """From half to one and a half times as long."""
+        return length_ns // 2 + length_ns * int.from_bytes(self._entropy.octets(2), "big") // 65536
+
+
+_LOOKED_AT = 256
+"""How many SAs are looked at in one go."""

@@ -41,7 +41,7 @@ from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.memory import MemoryHost
 from deadpeer.plane.packets import echo_request
 from deadpeer.store import MemoryLedger, MemoryStore
-from deadpeer.values import Datagram, Now
+from deadpeer.values import Address, Datagram, Now
 from deadpeer.wire import Protocol, TrafficSelector, UdpKind, classify
 
 IKE_PROPOSAL = parse_proposal("aes256gcm16-prfsha256-x25519-ecp256", Protocol.IKE)
@@ -124,6 +124,34 @@ class Side:
 Rule = Callable[[Sent], bool]
 
 
+class Nat:
+    """A middlebox in front of `inside`: rewrites its source address and port, and back again.
+
+    A mapping is made by what goes out and lives until `forget`; what comes to no mapping is dropped.
+    """
+
+    def __init__(self, inside: str, outside: str, first_port: int = 40_000) -> None:
+        self.inside, self.outside = inside, outside
+        self._next_port = first_port
+        self._ports: dict[Address, Address] = {}
+
+    def forget(self) -> None:
+        """All mappings expire: what is sent next gets another port."""
+        self._ports.clear()
+
+    def translate(self, datagram: Datagram) -> Datagram | None:
+        """The datagram as it leaves the middlebox, None if it does not."""
+        if datagram.local.host == self.inside:
+            if datagram.local not in self._ports:
+                self._ports[datagram.local] = Address(self.outside, self._next_port)
+                self._next_port += 1
+            return Datagram(datagram.payload, self._ports[datagram.local], datagram.remote)
+        if datagram.remote.host == self.outside:
+            inner = next((i for i, o in self._ports.items() if o == datagram.remote), None)
+            return None if inner is None else Datagram(datagram.payload, datagram.local, inner)
+        return None if datagram.remote.host == self.inside else datagram
+
+
 class Pair:
     """Alice and Bob, and a link of `latency_s` seconds each way."""
 
@@ -146,6 +174,10 @@ class Pair:
         self.held: list[Sent] = []
         self.drop_rule: Rule = lambda sent: False
         self.hold_rule: Rule = lambda sent: False
+        self.delays_rule: Callable[[Sent], Sequence[float]] | None = None
+        """How long each copy of a datagram is under way, seconds: () is lost, two are a duplicate."""
+        self.nat: Nat | None = None
+        """A middlebox in front of Alice."""
         self._flying: list[tuple[int, int, Datagram]] = []
         self._serial = 0
         base = EndpointConfig()
@@ -259,11 +291,42 @@ class Pair:
         """Somebody else's datagram arrives: `local` is its sender's address, `remote` its target's."""
         self._arrive(Datagram(datagram.payload, datagram.local, datagram.remote))
 
-    def release(self) -> None:
-        """Let the held datagrams go, in their order, from now on."""
-        held, self.held = self.held, []
-        for sent in held:
+    def hold(self, *reasons: str, sender: str | None = None) -> None:
+        """Hold what is sent for one of these reasons from now on (for any reason, if none is named)."""
+        self.hold_rule = lambda sent: (
+            (not reasons or sent.reason in reasons)
+            and sender
+            in (
+                None,
+                sent.sender,
+            )
+        )
+
+    def lose(self, reason: str, times: int = 1, sender: str | None = None) -> None:
+        """The next `times` datagrams that are sent for this reason are lost."""
+        left = [times]
+
+        def rule(sent: Sent) -> bool:
+            if sent.reason != reason or sender not in (None, sent.sender) or not left[0]:
+                return False
+            left[0] -= 1
+            return True
+
+        self.drop_rule = rule
+
+    def release(self, *reasons: str) -> None:
+        """Let held datagrams (those sent for these reasons, or all) go, in their order, from now on."""
+        self.hold_rule = self.hold_rule if reasons else lambda sent: False
+        going = [s for s in self.held if not reasons or s.reason in reasons]
+        self.held = [s for s in self.held if s not in going]
+        for sent in going:
             self._fly(sent.datagram)
+
+    def deliver(self, index: int = 0) -> Sent:
+        """One held datagram arrives this instant, the others stay held."""
+        sent = self.held.pop(index)
+        self._arrive(sent.datagram)
+        return sent
 
     def reasons(self, sender: str | None = None) -> list[str]:
         """Why each datagram was sent, in order."""
@@ -300,6 +363,11 @@ class Pair:
 
     def _arrive(self, datagram: Datagram) -> None:
         """`datagram` as its sender made it: from `local` to `remote`."""
+        if self.nat is not None:
+            translated = self.nat.translate(datagram)
+            if translated is None:
+                return
+            datagram = translated
         side = next((s for s in (self.alice, self.bob) if s.host == datagram.remote.host), None)
         if side is None or side.endpoint is None or side.engine is None:
             return
@@ -352,12 +420,14 @@ class Pair:
             self.held.append(sent)
             self.trace.append(replace(sent, fate="held"))
         else:
-            self.trace.append(sent)
-            self._fly(datagram)
+            delays = [self.latency_s] if self.delays_rule is None else self.delays_rule(sent)
+            self.trace.append(sent if delays else replace(sent, fate="lost"))
+            for delay in delays:
+                self._fly(datagram, delay)
 
-    def _fly(self, datagram: Datagram) -> None:
+    def _fly(self, datagram: Datagram, delay_s: float | None = None) -> None:
         self._serial += 1
-        at = self.mono_ns + int(self.latency_s * 1e9)
+        at = self.mono_ns + int((self.latency_s if delay_s is None else delay_s) * 1e9)
         heapq.heappush(self._flying, (at, self._serial, datagram))
 
 

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from deadpeer.ike import extension as ext
 from deadpeer.ike import selectors
 from deadpeer.ike.child import ChildSa, ChildState
+from deadpeer.ike.collision import Own
 from deadpeer.ike.connection import ChildConfig, Connection
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.evidence import Verdict
@@ -408,8 +409,9 @@ class Recovery:
         if any(c.name == config.name and c.state is ChildState.INSTALLED for c in sa.children.values()):
             self._env.done(tag, True, f"{config.name} is up already")
             return
-        under_way = [sa.active, *sa.queue]
-        if not tag and any(isinstance(e, CreateChild) and e.config.name == config.name for e in under_way):
+        # A rekeying does not count: its child is gone, or we would not be here.
+        under_way = [e for e in (sa.active, *sa.queue) if isinstance(e, CreateChild)]
+        if not tag and any(e.own is Own.CREATE_CHILD and e.config.name == config.name for e in under_way):
             return
         sa.submit(now, CreateChild(config, tag))
 

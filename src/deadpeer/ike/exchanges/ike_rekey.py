@@ -105,7 +105,8 @@ class RekeyIke(Exchange):
         rival = self._living_rival()
         if rival is not None and rival.predecessor is not None:
             discard(now, rival, why)
-        sa.env.done(self._tag, sa.state is IkeState.REKEYED, why)
+            rival = None
+        sa.env.done(self._tag, rival is not None, "IKE SA rekeyed by the peer" if rival is not None else why)
 
     def moves(self, sa: IkeSa, now: Now) -> bool:
         """The peer was faster: what we wanted is done."""

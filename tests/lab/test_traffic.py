@@ -77,3 +77,9 @@ def test_first_reply_after_and_losses() -> None:
     assert log.first_round_trip_after(30) is None
     assert log.lost() == [20]
     assert log.strays == 1
+
+
+def test_who_stops_listening_does_not_count_what_was_under_way() -> None:
+    log = read(PING)
+    log.forget_unanswered(log.sent[4])
+    assert list(log.sent) == [1, 2, 3, 7]

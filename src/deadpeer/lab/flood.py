@@ -13,11 +13,12 @@ from typing import Any
 from deadpeer.gateway.client import call
 from deadpeer.lab.garbage import GarbageConfig, Target
 from deadpeer.lab.options import LabError, LabOptions, Side
+from deadpeer.lab.peers import GatewayPeer
 from deadpeer.lab.process import Process, launch
 from deadpeer.lab.recording import Silent
 from deadpeer.lab.result import RunResult
 from deadpeer.lab.runs import build, crash
-from deadpeer.lab.session import GatewayPeer, Session, open_session
+from deadpeer.lab.session import Session, open_session
 from deadpeer.lab.trace import IkeSeen, Way
 from deadpeer.plane.drops import Drop
 from deadpeer.values import Address

@@ -16,6 +16,9 @@ PEERS: tuple[Peer, ...] = ("deadpeer", "strongswan")
 PACKET_INTERVAL_MS = 10.0
 """An inner packet leaves so often."""
 
+START_TIMEOUT_S = 20.0
+"""A process of the lab must be ready within this time, seconds."""
+
 LIVENESS_S = 3.0
 """dpd_timeout and dpd_floor of the method liveness in the lab, seconds. Outside it both are a minute."""
 
@@ -66,6 +69,11 @@ class LabOptions:
                 "--method qcd needs a peer that makes tokens; strongSwan does not: add --method liveness",
                 usage=True,
             )
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds after which an inner packet without an answer counts as lost."""
+        return 0.1 + 3 * self.rtt_ms / 1000
 
     @property
     def bound_s(self) -> float:

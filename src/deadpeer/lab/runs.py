@@ -76,7 +76,7 @@ async def crash(session: Session) -> Run:
         _note_recovery(session, recovered_ns)
         await asyncio.sleep(AFTERWARDS_S)
     await session.traffic.pause()
-    await asyncio.sleep(0.1 + 3 * options.rtt_ms / 1000)
+    await asyncio.sleep(options.patience_s)
     recording.take_phase("done", time.monotonic_ns())
     verdict = _verdict(session, killed_ns)
     moments = Moments(killed_ns, ready_ns, recovered_ns)

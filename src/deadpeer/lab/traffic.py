@@ -42,6 +42,11 @@ class TrafficLog:
         answered = (at for seq, at in self._replies_after(at_ns) if self.sent.get(seq, 0) > at_ns)
         return min(answered, default=None)
 
+    def forget_unanswered(self, from_ns: int) -> None:
+        """Leave out the requests from a moment on that have no reply: nobody waited for it."""
+        for seq in [seq for seq, at in self.sent.items() if at >= from_ns and seq not in self.replies]:
+            del self.sent[seq]
+
     def _replies_after(self, at_ns: int) -> Iterator[tuple[int, int]]:
         # They are entered as they come, so the late ones are at the end: a long log is not searched through.
         return takewhile(lambda item: item[1] > at_ns, reversed(self.replies.items()))

@@ -78,7 +78,7 @@ class Picture:
         self.marks = ""
         self.states: dict[Side, str] = {"alice": "booting", "bob": "booting"}
         self.phases: dict[str, int] = {}
-        self._strip = Strip(0.1 + 3 * options.rtt_ms / 1000)
+        self._strip = Strip(options.patience_s)
         self._events: deque[SideEvent] = deque(maxlen=KEPT)
         self._sightings: deque[Sighting] = deque(maxlen=KEPT)
 

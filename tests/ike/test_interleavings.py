@@ -89,12 +89,12 @@ def nothing(pair: Pair) -> None:
 def test_both_rekey_the_child(seed: int) -> None:
     """
     Alice                              Bob
-      CREATE_CHILD_SA(rekey) ───╲╱───  CREATE_CHILD_SA(rekey)
-                             ◀──╱╲──▶
-      response               ───╲╱───  response
-                             ◀──╱╲──▶
-      Delete (of the old or  ───╲╱───  Delete (of the old or
-      the redundant child)   ◀──╱╲──▶  the redundant child)
+      CREATE_CHILD_SA(rekey) ───><───  CREATE_CHILD_SA(rekey)
+                             ◀──><──▶
+      response               ───><───  response
+                             ◀──><──▶
+      Delete (of the old or  ───><───  Delete (of the old or
+      the redundant child)   ◀──><──▶  the redundant child)
     """
     explore(REKEY_CHILD, REKEY_CHILD, seed, one_tunnel)
 
@@ -108,8 +108,8 @@ def test_both_rekey_the_ike_sa(seed: int) -> None:
 def test_one_rekeys_the_ike_sa_the_other_the_child() -> None:
     """
     Alice                                    Bob
-      CREATE_CHILD_SA(rekey IKE)   ───╲╱───  CREATE_CHILD_SA(rekey child)
-      N(TEMPORARY_FAILURE)         ◀──╱╲──▶  N(TEMPORARY_FAILURE)
+      CREATE_CHILD_SA(rekey IKE)   ───><───  CREATE_CHILD_SA(rekey child)
+      N(TEMPORARY_FAILURE)         ◀──><──▶  N(TEMPORARY_FAILURE)
                                              and again later, at random so that they part
     """
     explore(REKEY_IKE, REKEY_CHILD, 1, one_tunnel)

@@ -21,6 +21,8 @@ class Exchange:
     own: Own = Own.NOTHING
     reason: str = "request"
     """Names the transmission in outputs and events."""
+    unknown_deleted: set[bytes] | None = None
+    """For one that makes a child: SPIs that the peer deleted meanwhile and that we do not know (yet)."""
     not_before_ns: int = 0
     """Waits in the queue until then (monotonic ns)."""
 

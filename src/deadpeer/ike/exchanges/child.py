@@ -23,7 +23,7 @@ from deadpeer.ike.child import (
 from deadpeer.ike.collision import Decision, Incoming, Own, decide, ours_is_redundant, retry_after_s
 from deadpeer.ike.connection import ChildConfig
 from deadpeer.ike.exchange import Exchange, own_request
-from deadpeer.ike.exchanges.informational import DeleteChild
+from deadpeer.ike.exchanges.informational import DeleteChild, expire_child
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.ike.selectors import text
 from deadpeer.values import Now
@@ -51,6 +51,7 @@ class CreateChild(Exchange):
 
     def request(self, sa: IkeSa, now: Now) -> Sequence[Payload] | None:
         self._attempts += 1
+        self.unknown_deleted = set()
         self._offer = self._propose(sa)
         return offer_payloads(self._offer)
 
@@ -66,6 +67,9 @@ class CreateChild(Exchange):
             choice, shared = check_answer(made, answer)
         except ChildError as problem:
             self._unusable(sa, now, str(problem))
+            return
+        if choice.selected.spi in (self.unknown_deleted or ()):
+            self._stillborn(sa, now)
             return
         child = install(
             sa, now, choice, made.spi_in, (made.nonce, nonce.data), shared,
@@ -87,6 +91,10 @@ class CreateChild(Exchange):
     def _succeeded(self, sa: IkeSa, now: Now, child: ChildSa, nonces: tuple[bytes, bytes]) -> None:
         announce_child(sa, now, child, None)
         sa.env.done(self._tag, True, "child SA up")
+
+    def _stillborn(self, sa: IkeSa, now: Now) -> None:
+        """The peer made the child and deleted it before its response reached us."""
+        self._failed(sa, now, "the peer has deleted it already")
 
     def _refused(self, sa: IkeSa, now: Now, error: Notify) -> None:
         if error.type == NotifyType.INVALID_KE_PAYLOAD and self._other_group(error):
@@ -166,6 +174,12 @@ class RekeyChild(CreateChild):
         if self.child.number in sa.children:
             sa.submit(now, DeleteChild(self.child, self.child.spi_in, "rekeyed"), urgent=True)
         sa.env.done(self._tag, True, "child SA rekeyed")
+
+    def _stillborn(self, sa: IkeSa, now: Now) -> None:
+        self._decided(sa)
+        sa.env.done(self._tag, False, "the peer has deleted the new child SA already")
+        # The peer takes the old one to be replaced, and waits for us to delete it.
+        expire_child(sa, now, self.child, "deleted by the peer", self.config.close_action)
 
     def _decided(self, sa: IkeSa) -> ChildSa | None:
         """The peer's new child if it still is there; it is not in doubt any more."""

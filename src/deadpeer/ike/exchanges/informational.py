@@ -172,6 +172,10 @@ def _child_deleted(sa: IkeSa, now: Now, spi: bytes) -> int | None:
         sa = sa.successor
     child = sa.child_by_outbound(spi)
     if child is None:
+        unknown = sa.active.unknown_deleted if sa.active is not None else None
+        if unknown is not None and len(unknown) < MAX_DELETED_SPIS:
+            # It may be the child that our request under way makes, and its response still to come.
+            unknown.add(spi)
         return None
     if child.rival:
         # The peer has closed the new child that has the lowest nonce; ours is about to be answered.

@@ -11,6 +11,13 @@ from deadpeer.crash.liveness import Liveness
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.monitor import Monitor
 from deadpeer.crash.options import CrashOptions
+from deadpeer.crash.policy import Policy
+from deadpeer.crash.rebuilds import Rebuilds
+from deadpeer.crash.reconnect import Reconnect
+from deadpeer.crash.resumption import TicketGateway
+from deadpeer.crash.resumption_client import TicketClient
+from deadpeer.crash.sir import Sir
+from deadpeer.crash.sir_responder import SirResponder
 from deadpeer.crash.spi_map import SpiMap
 from deadpeer.crash.strangers import Strangers
 from deadpeer.crash.taker import TokenTaker
@@ -50,7 +57,8 @@ def build_endpoint(
     spi_map = SpiMap(
         now, state, codec, maker, ledger, options, machine_id=machine_id, local_hosts=config.local_hosts
     )
-    extensions = _extensions(codec, member, maker, spi_map, connections, entropy, options)
+    tickets = TicketGateway(store, ledger, entropy, options)
+    extensions = _extensions(codec, member, maker, spi_map, tickets, connections, entropy, options)
     return Endpoint(now, config, connections, entropy, spis, extensions)
 
 
@@ -59,17 +67,26 @@ def _extensions(
     member: int,
     maker: TokenMaker,
     spi_map: SpiMap,
+    tickets: TicketGateway,
     connections: Sequence[Connection],
     entropy: Entropy,
     options: CrashOptions,
 ) -> list[Extension]:
-    """The order in which they observe: suspicion before those who judge, tokens before the map."""
-    monitor = Monitor(options)
+    """The order in which they observe: suspicion before those who judge, tokens before the map, and a resumed
+    SA (a proof by itself) before those who asked for one beside another."""
+    policy, monitor, rebuilds = Policy(), Monitor(options), Rebuilds(options)
     return [
+        policy,
         monitor,
-        Liveness(monitor),
+        rebuilds,
+        tickets,
+        TicketClient(monitor, rebuilds),
+        SirResponder(codec, member, maker, connections, options),
+        Sir(monitor, policy, rebuilds, entropy, options),
+        Reconnect(monitor, policy, rebuilds),
+        Liveness(monitor, policy),
         maker,
-        TokenTaker(monitor),
+        TokenTaker(monitor, policy),
         spi_map,
         Strangers(codec, member, maker, connections, options, spi_map),
         Announcer(spi_map, maker, entropy, options),

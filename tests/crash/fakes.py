@@ -13,6 +13,7 @@ from deadpeer.crash.liveness import Liveness
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.monitor import Monitor
 from deadpeer.crash.options import CrashOptions, QcdOptions, Roles, TokenMethod
+from deadpeer.crash.policy import Policy
 from deadpeer.crash.strangers import Strangers
 from deadpeer.crash.taker import TokenTaker
 from deadpeer.crypto import DEFAULT_IKE_PROPOSALS, Identity, SeededEntropy
@@ -203,11 +204,13 @@ class Gateway:
         codec = SpiCodec(self.state.spi_key)
         self.spis = EpochSpis(codec, self.state.epoch, member, entropy)
         self.monitor = Monitor(options)
-        self.liveness = Liveness(self.monitor)
+        self.policy = Policy()
+        self.liveness = Liveness(self.monitor, self.policy)
         self.maker = TokenMaker(self.state, entropy, options)
-        self.taker = TokenTaker(self.monitor)
+        self.taker = TokenTaker(self.monitor, self.policy)
         self.strangers = Strangers(codec, member, self.maker, connections, options)
         self.extensions: list[Extension] = [
+            self.policy,
             self.monitor,
             self.liveness,
             self.maker,

@@ -6,7 +6,7 @@ from tests.support.pair import Pair
 
 from deadpeer.crash import boot
 from deadpeer.crash.boot import StateError
-from deadpeer.crash.options import QcdOptions, Roles, TokenMethod
+from deadpeer.crash.options import Method, PolicyOptions, QcdOptions, Roles, TokenMethod
 from deadpeer.ike.io import ExtensionCommand, Rekey
 from deadpeer.plane.memory import MemoryHost
 from deadpeer.plane.model import RemoveChild
@@ -25,7 +25,7 @@ def tunnel(**both: object) -> Pair:
 
 
 def qcd(roles: Roles) -> dict[str, object]:
-    return {"extensions": (QcdOptions(roles),)}
+    return {"extensions": (QcdOptions(roles), PolicyOptions((Method.QCD, Method.LIVENESS)))}
 
 
 def verdicts(pair: Pair, name: str = "alice") -> list[str]:
@@ -172,13 +172,26 @@ def test_a_lost_child_alone_is_replaced_inside_the_ike_sa() -> None:
 
 
 def test_a_flap_of_forty_seconds_does_not_end_the_tunnel() -> None:
-    pair = tunnel(dpd_timeout_s=20.0)
+    pair = tunnel(dpd_timeout_s=20.0, **qcd("both"))
     pair.drop_rule = lambda sent: True
     traffic(pair, 40.0, every_s=0.2)
     pair.drop_rule = lambda sent: False
     pair.run(15.0)
     assert pair.ping()
     assert verdicts(pair) == verdicts(pair, "bob") == []
+
+
+def test_after_a_flap_reconnect_moves_the_traffic_and_never_breaks_before_it_makes() -> None:
+    pair = tunnel(dpd_timeout_s=20.0)
+    pair.drop_rule = lambda sent: True
+    traffic(pair, 40.0, every_s=0.2)
+    assert pair.ike_sas()[0] >= 1
+    assert verdicts(pair) == verdicts(pair, "bob") == []
+    pair.drop_rule = lambda sent: False
+    traffic(pair, 2.0, every_s=0.2)
+    assert pair.ping()
+    assert set(verdicts(pair)) <= {"replaced"}
+    assert verdicts(pair, "bob") == []
 
 
 def test_a_peer_that_is_gone_is_condemned_after_the_floor_and_not_before() -> None:

@@ -36,7 +36,13 @@ class Kind(Enum):
     ESP = "esp"
     """An ESP packet with any other unknown SPI."""
     GARBAGE = "garbage"
-    """A protected request with an SPI that is none of ours."""
+    """A protected request, or a CHECK_SPI, with an SPI that is none of ours."""
+    CHECK = "check"
+    """CHECK_SPI about an IKE SPI of ours that is gone."""
+    CHECK_LIVING = "check-living"
+    """CHECK_SPI about a living SA, from the address of its peer."""
+    CHECK_ESP = "check-esp"
+    """CHECK_SPI about an unknown ESP SPI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +148,10 @@ def _limits(options: CrashOptions, kind: Kind, factor: float) -> _Limits:
             total = Rate(options.mapped_rate, options.mapped_burst)
         case Kind.ESP:
             total = Rate(options.esp_rate, options.esp_burst)
+        case Kind.CHECK | Kind.CHECK_LIVING:
+            total = Rate(options.check_rate, options.check_burst)
+        case Kind.CHECK_ESP:
+            total = Rate(options.check_esp_rate, options.check_esp_burst)
     return _Limits(spi, source.times(factor), total.times(factor))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from deadpeer.crash.evidence import LivenessExhausted
 from deadpeer.crash.monitor import Monitor
+from deadpeer.crash.options import Method
+from deadpeer.crash.policy import Policy
 from deadpeer.ike.extension import (
     Extension,
     IdleTimeout,
@@ -24,8 +26,9 @@ class Liveness(Extension):
 
     name = "liveness"
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, policy: Policy) -> None:
         self._monitor = monitor
+        self._policy = policy
         self._traffic_ns: dict[int, int] = {}
 
     def observe(self, now: Now, signal: Signal) -> None:
@@ -50,6 +53,9 @@ class Liveness(Extension):
 
     def _exhausted(self, now: Now, signal: RequestExhausted) -> None:
         sa = signal.sa
+        if not self._policy.uses(sa, Method.LIVENESS):
+            self.core.count("liveness.off")
+            return
         proof = LivenessExhausted.check(
             at_ns=now.mono_ns,
             first_sent_ns=signal.first_sent_ns,

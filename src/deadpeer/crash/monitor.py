@@ -7,6 +7,7 @@ Hints are evidence for a verdict that somebody else proves; they condemn nothing
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from deadpeer.crash.limiter import Bucket, Rate
@@ -16,6 +17,7 @@ from deadpeer.ike.extension import (
     ChildUp,
     Extension,
     RequestAnswered,
+    RequestRetransmitted,
     SaClosed,
     SaRekeyed,
     SaView,
@@ -30,6 +32,10 @@ SILENCE_FLOOR_S = 0.25
 SILENCE_RTTS = 4.0
 MAX_HINTS = 16
 """Hints kept per episode; of the same kind and source the first only."""
+UNANSWERED_ATTEMPTS = 3
+"""A request that went out so often without an answer is a hint, on an idle tunnel too."""
+
+Listener = Callable[[Now, SaView, Hint], None]
 
 
 class Monitor(Extension):
@@ -40,6 +46,14 @@ class Monitor(Extension):
     def __init__(self, options: CrashOptions) -> None:
         self._probe_rate = Rate(options.probe_rate, options.probe_burst)
         self._suspicions: dict[int, _Suspicion] = {}
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        """Have `listener` told of every hint about a living SA, after the liveness check that it causes.
+
+        There is no limit to how often it is called.
+        """
+        self._listeners.append(listener)
 
     def hint(self, now: Now, sa: SaView, hint: Hint, *, probe: bool = True) -> None:
         """Take note of a hint about a living SA and, if `probe` and the limit allow, check its liveness.
@@ -52,12 +66,12 @@ class Monitor(Extension):
                 "hint", connection=sa.connection.name, sa=sa.number, hint=hint.kind, source=hint.source
             )
         self.core.count(f"hint.{hint.kind}")
-        if not probe:
-            return
-        if suspicion.may_probe(now.mono_ns, sa, self._probe_rate):
+        if probe and suspicion.may_probe(now.mono_ns, sa, self._probe_rate):
             self.core.probe(now, sa, hint.kind)
-        else:
+        elif probe:
             self.core.count("hint.not_probed")
+        for listener in self._listeners:
+            listener(now, sa, hint)
 
     def verdict(self, sa: SaView, proof: Proof, suspected_ns: int | None = None) -> Verdict:
         """The verdict on `sa` with the hints of this episode. `suspected_ns`: an earlier first suspicion."""
@@ -78,6 +92,10 @@ class Monitor(Extension):
                 self._watch(now, sa, child.policy)
             case RequestAnswered(sa=sa):
                 self._answered(sa)
+            case RequestRetransmitted(sa=sa, attempts=attempts) if attempts == UNANSWERED_ATTEMPTS:
+                if sa.established:
+                    detail = f"sent {attempts} times"
+                    self.hint(now, sa, Hint("unanswered", now.mono_ns, str(sa.remote), detail), probe=False)
             case SaRekeyed(old=old, new=new):
                 moved = self._suspicions.pop(old.number, None)
                 if moved is not None:

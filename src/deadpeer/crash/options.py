@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
 from deadpeer.ike.connection import Connection
 
 Roles = Literal["both", "maker", "taker", "off"]
 TokenMethod = Literal["spi", "spi-address"]
+SirRole = Literal["auto", "force", "off"]
+
+
+class Method(Enum):
+    """Ways to find out that a peer lost its SAs, strongest first."""
+
+    QCD = "qcd"
+    SIR = "sir"
+    RECONNECT = "reconnect"
+    LIVENESS = "liveness"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,60 @@ def qcd_of(connection: Connection) -> QcdOptions:
 
 
 _DEFAULT_QCD = QcdOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class SirOptions:
+    """SIR on one connection. `auto`: say so and answer, ask who says so; `force`: ask the peer in any case
+    (its responder may be a process of its own); `off`: neither."""
+
+    role: SirRole = "auto"
+
+
+def sir_of(connection: Connection) -> SirOptions:
+    """SIR as this connection has it configured, else as it is by default."""
+    return connection.extension(SirOptions) or _DEFAULT_SIR
+
+
+_DEFAULT_SIR = SirOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """The methods that one connection uses to find out about its peer, in the order of preference."""
+
+    methods: tuple[Method, ...] = tuple(Method)
+
+
+def methods_of(connection: Connection) -> tuple[Method, ...]:
+    """The methods of this connection, strongest first; all of them by default."""
+    return (connection.extension(PolicyOptions) or _DEFAULT_POLICY).methods
+
+
+_DEFAULT_POLICY = PolicyOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class ResumptionOptions:
+    """Session resumption (RFC 5723) on one connection, as client and as gateway.
+
+    Off unless asked for: a ticket that was shown is in the clear on the wire, and with it forward secrecy of
+    the resumed SA, and of the one before, ends only when the key that sealed it is erased.
+    `lifetime_s` is that of a ticket. `limit_s` (0: none) is how long after its last full authentication a
+    peer can resume; a certificate's end is always one.
+    """
+
+    enabled: bool = False
+    lifetime_s: float = 8 * 3600.0
+    limit_s: float = 0.0
+
+
+def resumption_of(connection: Connection) -> ResumptionOptions:
+    """Resumption as this connection has it configured, else as it is by default."""
+    return connection.extension(ResumptionOptions) or _DEFAULT_RESUMPTION
+
+
+_DEFAULT_RESUMPTION = ResumptionOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +148,19 @@ class CrashOptions:
     """Protected INVALID_SPI sent in one SA; children replaced at the peer's word in one SA."""
     lost_child_burst: float = 3.0
 
+    check_rate: float = 200.0
+    """NACKs about IKE SPIs that we chose (SIR)."""
+    check_burst: float = 400.0
+    check_esp_rate: float = 50.0
+    """NACKs about ESP SPIs, which anybody can make up."""
+    check_esp_burst: float = 100.0
+    query_rate: float = 1.0
+    """CHECK_SPI queries about one SA that hints cause, beside their retransmission."""
+    query_burst: float = 3.0
+
+    rebuilds_per_hour: float = 6.0
+    """New IKE SAs that unauthenticated evidence can cause with one peer, in an hour and at once."""
+
     spi_map: bool = True
     """Keep the persistent map from child SPIs to IKE SAs (RFC 6290 section 8.2)."""
     spi_map_size: int = 200_000
@@ -98,6 +176,13 @@ class CrashOptions:
     """How often a peer is told that does not come back."""
     announce_interval_s: float = 2.0
     """Between the beginnings of the first two rounds; doubled for each further one."""
+
+    ticket_rotation_s: float = 8 * 3600.0
+    """A key seals resumption tickets for so long; then another does, and it goes when they have expired."""
+    used_tickets: int = 65_536
+    """Used tickets that are remembered until they expire. When there are so many, none can be used."""
+    tickets_half_open: int = 4
+    """Half-open SAs of one ticket, which anybody can begin who saw it."""
 
     renewals_at_once: int = 64
     """Before a rotation: how many SAs renew their tokens at the same time."""

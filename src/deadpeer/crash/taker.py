@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from deadpeer.crash.evidence import TokenMatch
 from deadpeer.crash.limiter import Bucket, Rate
 from deadpeer.crash.monitor import Monitor
-from deadpeer.crash.options import qcd_of
+from deadpeer.crash.options import Method, qcd_of
+from deadpeer.crash.policy import Policy
 from deadpeer.crash.tokens import token_of
 from deadpeer.ike.evidence import Hint
 from deadpeer.ike.extension import (
@@ -37,15 +38,17 @@ class TokenTaker(Extension):
 
     name = "qcd-taker"
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, policy: Policy) -> None:
         self._monitor = monitor
+        self._policy = policy
         self._tokens: dict[int, _Held] = {}
         self._mismatches: Bucket | None = None
 
     def observe(self, now: Now, signal: Signal) -> None:
         match signal:
             case PeerNotifies(sa=sa, slot=slot, notifies=notifies):
-                if slot in _SLOTS and qcd_of(sa.connection).takes:
+                wanted = qcd_of(sa.connection).takes and self._policy.uses(sa, Method.QCD)
+                if slot in _SLOTS and wanted:
                     self._accept(now, sa, notifies)
             case SaClosed(sa=sa):
                 self._tokens.pop(sa.number, None)
@@ -82,6 +85,7 @@ class TokenTaker(Extension):
                 self.core.count("token_malformed")
                 continue
             self._tokens[sa.number] = _Held(token, now.mono_ns)
+            self._policy.learn(sa, Method.QCD)
             self.core.count("token_received")
             self.core.event("token_received", connection=sa.connection.name, sa=sa.number, octets=len(token))
 

@@ -21,7 +21,7 @@ from deadpeer.ike.environment import Environment
 from deadpeer.ike.evidence import InitialContact, Verdict
 from deadpeer.ike.exchanges import dispatch, init, resume
 from deadpeer.ike.exchanges.child import RekeyChild, replace_lost
-from deadpeer.ike.exchanges.informational import Inform, Probe, expire_child
+from deadpeer.ike.exchanges.informational import DeleteIke, Inform, Probe, expire_child
 from deadpeer.ike.extension import Extension, Orphan, SpiSource
 from deadpeer.ike.io import Field, Input, Level, Output, Record, Timeout
 from deadpeer.ike.matching import connections_for
@@ -210,6 +210,16 @@ class Endpoint:
     def abandon_rebuild(self, now: Now, sa: ext.SaView, reason: str) -> None:
         """Give up the new SA that `rebuild` is building beside `sa`."""
         self._recovery.abandon_rebuild(now, sa.number, reason)
+
+    def hurry_rebuild(self, now: Now, sa: ext.SaView, reason: str) -> None:
+        """Send again at once what the rebuild beside `sa` waits for."""
+        self._recovery.hurry_rebuild(now, sa.number, reason)
+
+    def dismiss(self, now: Now, sa: ext.SaView, reason: str) -> None:
+        """Delete an established SA politely: another one serves in its place."""
+        found = self._env.table.get(sa.number)
+        if found is not None and found.established:
+            found.submit(now, DeleteIke(reason), urgent=True)
 
     def answer(self, datagram: Datagram, message: Message, reason: str) -> int:
         """Answer a stranger, to where the datagram came from. Returns the octets of UDP payload."""

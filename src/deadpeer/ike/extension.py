@@ -7,337 +7,81 @@ packets for which routing found no live SA. What it may do in return is `Core`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from typing import Protocol
 
-from deadpeer.crypto import Identity, IkeSuite
 from deadpeer.ike.connection import Connection
 from deadpeer.ike.evidence import Verdict
 from deadpeer.ike.io import ExtensionCommand, Field, Level
+from deadpeer.ike.signals import (
+    AddressChanged,
+    ChildDown,
+    ChildUp,
+    Condemned,
+    IdleTimeout,
+    PeerNotifies,
+    PeerVendorIds,
+    RebuildFailed,
+    Rebuilt,
+    RequestAnswered,
+    RequestExhausted,
+    RequestRetransmitted,
+    ResumeFellBack,
+    SaClosed,
+    SaEstablished,
+    SaRekeyed,
+    Signal,
+    TrafficHeard,
+    TrafficSilence,
+)
+from deadpeer.ike.views import (
+    ChildView,
+    ResumeGrant,
+    ResumeOffer,
+    ResumeRefusal,
+    Resumption,
+    SaView,
+    Slot,
+)
 from deadpeer.plane.model import PlaneOp
 from deadpeer.values import Address, Datagram, Deadline, Now
 from deadpeer.wire import Header, Message, Notify
 
-
-class Slot(Enum):
-    """Where notifies can ride."""
-
-    INIT = "IKE_SA_INIT"
-    AUTH = "IKE_AUTH (the message that carries AUTH)"
-    IKE_REKEY = "CREATE_CHILD_SA that rekeys an IKE SA"
-    RESUME = "IKE_SESSION_RESUME"
-    INFORMATIONAL = "INFORMATIONAL"
-
-
-class ChildView(Protocol):
-    """What an extension sees of a child SA."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def policy(self) -> int: ...
-    @property
-    def spi_in(self) -> int: ...
-    @property
-    def spi_out(self) -> int: ...
-
-
-class SaView(Protocol):
-    """What an extension sees of an IKE SA. `number` is local, unique, never reused in a process."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def connection(self) -> Connection: ...
-    @property
-    def initiator(self) -> bool:
-        """Whether we are the original initiator of this IKE SA."""
-        ...
-
-    @property
-    def spi_i(self) -> bytes: ...
-    @property
-    def spi_r(self) -> bytes: ...
-    @property
-    def local(self) -> Address: ...
-    @property
-    def remote(self) -> Address: ...
-    @property
-    def established(self) -> bool:
-        """Authenticated, and neither replaced by a rekey nor being deleted."""
-        ...
-
-    @property
-    def last_heard_ns(self) -> int:
-        """When the last protected IKE message of the peer verified (monotonic ns)."""
-        ...
-
-    @property
-    def rtt_s(self) -> float | None:
-        """Smoothed round trip time in seconds, None before the first sample."""
-        ...
-
-    @property
-    def rto_s(self) -> float:
-        """First retransmission interval in seconds, from the measured round trip time."""
-        ...
-
-    @property
-    def request_in_flight(self) -> bool: ...
-    @property
-    def remote_identity(self) -> Identity | None:
-        """The peer's authenticated identity, None before."""
-        ...
-
-    @property
-    def resumption(self) -> Resumption | None:
-        """What resuming this SA needs; None before it has keys."""
-        ...
-
-    @property
-    def resumed_by(self) -> ResumeOffer | ResumeGrant | None:
-        """By what this SA is being, or was, resumed; None: by a full exchange (and after a fall-back)."""
-        ...
-
-    @property
-    def credential_until_s(self) -> float | None:
-        """Until when that with which the peer authenticated is valid (Unix time, seconds); None: no end."""
-        ...
-
-    @property
-    def child_views(self) -> Sequence[ChildView]: ...
-
-
-# --- signals -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SaEstablished:
-    """Authenticated and up, both sides' AUTH verified. Not sent for the new SA of a rekey."""
-
-    sa: SaView
-
-
-@dataclass(frozen=True, slots=True)
-class SaRekeyed:
-    """`new` took over the children of `old`. `initiated`: we initiated the exchange."""
-
-    old: SaView
-    new: SaView
-    initiated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SaClosed:
-    """The IKE SA is gone, for whatever reason; its number and SPIs mean nothing any more."""
-
-    sa: SaView
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChildUp:
-    """A child SA is installed (`replaces` is the number of the child that it rekeys)."""
-
-    sa: SaView
-    child: ChildView
-    replaces: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ChildDown:
-    """A child SA is gone."""
-
-    sa: SaView
-    child: ChildView
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class PeerNotifies:
-    """Protected and authenticated notifies of the peer in this slot (all of the message)."""
-
-    sa: SaView
-    slot: Slot
-    notifies: tuple[Notify, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PeerVendorIds:
-    """The Vendor IDs of the peer's IKE_SA_INIT, said once the SA is authenticated (and so are they)."""
-
-    sa: SaView
-    vendor_ids: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Rebuilt:
-    """`new`, asked for with `Core.rebuild`, is authenticated as the same connection and identity as `old`.
-
-    Its children are up and carry the traffic. `old` still stands: that is for the asker to decide.
-    """
-
-    old: SaView
-    new: SaView
-
-
-@dataclass(frozen=True, slots=True)
-class RebuildFailed:
-    """The SA asked for with `Core.rebuild` did not come up; `old` stands as it did."""
-
-    old: SaView
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Condemned:
-    """The SA is about to be closed, on this verdict; a recovery may follow at once."""
-
-    sa: SaView
-    verdict: Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeFellBack:
-    """The peer does not resume `sa`, which goes on with a full exchange.
-
-    `answered`: it refused (unauthenticated); else it said nothing at all, and may never have heard us.
-    """
-
-    sa: SaView
-    offer: ResumeOffer
-    answered: bool
-
-
-@dataclass(frozen=True, slots=True)
-class AddressChanged:
-    """The peer's address or port moved, by a protected message."""
-
-    sa: SaView
-    old: Address
-
-
-@dataclass(frozen=True, slots=True)
-class RequestAnswered:
-    """The response to our request verified, `took_ns` after its first transmission.
-
-    `reason` is what `Core.probe` or `Core.inform` was given, or the core's own name for the request.
-    """
-
-    sa: SaView
-    took_ns: int
-    retransmitted: bool
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestRetransmitted:
-    """Our request went out again. `attempts` counts transmissions so far."""
-
-    sa: SaView
-    first_sent_ns: int
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class RequestExhausted:
-    """All retransmissions of an established SA's request are spent.
-
-    If no extension condemns the SA now, the core goes on retransmitting at the slowest pace and says
-    so again after each further attempt.
-    """
-
-    sa: SaView
-    first_sent_ns: int
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficSilence:
-    """The data plane sends on a child since `since_ns` and nothing protected comes back."""
-
-    sa: SaView
-    child: ChildView
-    since_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficHeard:
-    """A protected packet of the child arrived."""
-
-    sa: SaView
-    child: ChildView
-    at_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class IdleTimeout:
-    """Nothing protected was heard from the peer for the connection's `dpd_delay_s`."""
-
-    sa: SaView
-
-
-Signal = (
-    SaEstablished
-    | SaRekeyed
-    | SaClosed
-    | ChildUp
-    | ChildDown
-    | PeerNotifies
-    | PeerVendorIds
-    | Rebuilt
-    | RebuildFailed
-    | Condemned
-    | ResumeFellBack
-    | AddressChanged
-    | RequestAnswered
-    | RequestRetransmitted
-    | RequestExhausted
-    | TrafficSilence
-    | TrafficHeard
-    | IdleTimeout
-)
-
-
-# --- resumption ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Resumption:
-    """What is kept of an IKE SA to resume it (RFC 5723 section 5.1): the suite and SK_d."""
-
-    suite: IkeSuite
-    sk_d: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeOffer:
-    """Initiator: the notifies to present, what the two sides share, and who the peer was."""
-
-    notifies: tuple[Notify, ...]
-    resumption: Resumption
-    remote_identity: Identity | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeGrant:
-    """Responder: the peer may resume, as this identity of this connection of today's configuration."""
-
-    connection: Connection
-    remote_identity: Identity
-    resumption: Resumption
-    reference: bytes = b""
-    """The extension's own name for what was redeemed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResumeRefusal:
-    """Responder: the peer is told this, and falls back to IKE_SA_INIT."""
-
-    notify: Notify
+__all__ = [
+    "AddressChanged",
+    "ChildDown",
+    "ChildUp",
+    "ChildView",
+    "Condemned",
+    "Core",
+    "Extension",
+    "IdleTimeout",
+    "Orphan",
+    "OrphanEsp",
+    "OrphanRequest",
+    "PeerNotifies",
+    "PeerVendorIds",
+    "RebuildFailed",
+    "Rebuilt",
+    "RequestAnswered",
+    "RequestExhausted",
+    "RequestRetransmitted",
+    "ResumeFellBack",
+    "ResumeGrant",
+    "ResumeOffer",
+    "ResumeRefusal",
+    "Resumption",
+    "SaClosed",
+    "SaEstablished",
+    "SaRekeyed",
+    "SaView",
+    "Signal",
+    "Slot",
+    "SpiSource",
+    "TrafficHeard",
+    "TrafficSilence",
+    "UnprotectedNews",
+]
 
 
 # --- orphans -----------------------------------------------------------------------------------
@@ -437,8 +181,19 @@ class Core(Protocol):
         """
         ...
 
+    def hurry_rebuild(self, now: Now, sa: SaView, reason: str) -> None:
+        """The peer may be back: send again, at once and identically, what the rebuild beside `sa` waits for.
+
+        The caller limits how often.
+        """
+        ...
+
     def abandon_rebuild(self, now: Now, sa: SaView, reason: str) -> None:
         """Give up the new SA that `rebuild` is building beside `sa`: it lives, as we know now."""
+        ...
+
+    def dismiss(self, now: Now, sa: SaView, reason: str) -> None:
+        """Delete an established SA politely, with its children: another SA serves in its place."""
         ...
 
     def answer(self, datagram: Datagram, message: Message, reason: str) -> int:

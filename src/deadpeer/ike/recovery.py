@@ -274,6 +274,16 @@ class Recovery:
         self._attempts.pop(new.number, None)
         new.close(now, reason)
 
+    def hurry_rebuild(self, now: Now, old_number: int, reason: str) -> None:
+        """The peer may be back: what the new SA waits for goes out again, with the shortest backoff."""
+        new = self._rebuild_of(old_number)
+        if new is not None:
+            self._hurry(now, new, reason)
+
+    def _hurry(self, now: Now, new: IkeSa, reason: str) -> None:
+        new.recovering = True
+        new.retransmit(now, f"retransmission: {reason}", restart=True)
+
     def _rebuild_of(self, old_number: int) -> IkeSa | None:
         for number, attempt in self._attempts.items():
             if attempt.beside is not None and attempt.beside.number == old_number:
@@ -342,13 +352,17 @@ class Recovery:
         if not configs:
             return
         self._env.event("recovering", "notice", connection=today.name, children=names)
+        known = self._known_route(today, route)
+        under_way = self._usable(today, known)
+        if under_way is not None and not under_way.established:
+            self._hurry(now, under_way, "recovery")
         self.bring_up(
             now,
             today,
             configs,
             keep_trying=True,
             recovering=True,
-            route=self._known_route(today, route),
+            route=known,
         )
 
     def _known_route(self, connection: Connection, last: Route) -> Route:

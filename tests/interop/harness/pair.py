@@ -94,7 +94,8 @@ class Pair:
     def carries(self, tunnel: Tunnel, child: str | None = None, count: int = 5, by: Side = "a") -> None:
         """Pings from side `by` all come back, and each side's ESP counters say that they went through."""
         before = {side: self.child(tunnel, side, child) for side in SIDES}
-        assert self.ping(tunnel, child, count, by=by) == Count(count, count)
+        answered = self.ping(tunnel, child, count, by=by)
+        assert answered == Count(count, count), f"{answered}\n{self.tails()}"
         for side in SIDES:
             view = self.child(tunnel, side, child)
             assert view.spi_in == before[side].spi_in, "rekeyed meanwhile: the counters say nothing"

@@ -1,0 +1,140 @@
+"""New SAs beside suspected ones: who asked for them, and how many unauthenticated evidence may cause.
+
+The bound: with one peer at most `rebuilds_per_hour` at once, and as many per hour after that. What counts
+is a new SA that came up, or that was called off because the peer lives. One that failed since the peer did
+not answer counts nothing: it is begun again after a pause that doubles up to a minute, one at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deadpeer.crash.limiter import Bucket, Rate
+from deadpeer.crash.options import CrashOptions
+from deadpeer.ike.extension import Extension, SaClosed, SaView, Signal
+from deadpeer.values import NS_PER_S, Now
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+MAX_PEERS = 4096
+"""Peers with a budget of their own that is not full; beyond, the one used least recently is forgotten."""
+
+
+class Rebuilds(Extension):
+    """Asks the core for new SAs on behalf of those who judge, within the budget of each peer."""
+
+    name = "rebuilds"
+
+    def __init__(self, options: CrashOptions) -> None:
+        self._rate = Rate(options.rebuilds_per_hour / 3600.0, options.rebuilds_per_hour)
+        self._budgets: dict[str, Bucket] = {}
+        self._under_way: dict[int, _Rebuild] = {}
+        self._pauses: dict[int, _Pause] = {}
+
+    def begin(self, now: Now, sa: SaView, owner: str) -> bool:
+        """Build a new SA beside `sa`; `owner` will be told by the core's signals. False: not now."""
+        if sa.number in self._under_way:
+            return False
+        pause = self._pauses.get(sa.number)
+        if pause is not None and now.mono_ns < pause.until_ns:
+            return False
+        budget = self._budget(now, sa)
+        if not budget.has(now.mono_ns, self._rate):
+            self.core.count("rebuild.no_budget")
+            if pause is None or not pause.refused:
+                self._pauses[sa.number] = _Pause(now.mono_ns, refused=True)
+                self.core.event(
+                    "rebuild_refused", "warning", connection=sa.connection.name, sa=sa.number, reason=owner
+                )
+            return False
+        self._under_way[sa.number] = _Rebuild(owner)
+        if not self.core.rebuild(now, sa, owner):
+            self._under_way.pop(sa.number, None)
+            self.core.count("rebuild.impossible")
+            return False
+        self.core.count(f"rebuild.{owner}")
+        return True
+
+    def owner(self, sa: SaView) -> str | None:
+        """Who asked for the new SA that is being built beside this one."""
+        rebuild = self._under_way.get(sa.number)
+        return rebuild.owner if rebuild is not None else None
+
+    def hurry(self, now: Now, sa: SaView, reason: str) -> None:
+        """The peer may be back: what the new SA waits for is sent again, at most once per round trip."""
+        rebuild = self._under_way.get(sa.number)
+        if rebuild is None:
+            return
+        spacing_ns = int((sa.rtt_s if sa.rtt_s is not None else sa.rto_s) * NS_PER_S)
+        if rebuild.hurried_ns is not None and now.mono_ns - rebuild.hurried_ns < spacing_ns:
+            return
+        if rebuild.bucket is None:
+            rebuild.bucket = Bucket(now.mono_ns, HURRY)
+        if rebuild.bucket.take(now.mono_ns, HURRY):
+            rebuild.hurried_ns = now.mono_ns
+            self.core.hurry_rebuild(now, sa, reason)
+
+    def done(self, now: Now, sa: SaView) -> None:
+        """The new SA came up."""
+        if self._under_way.pop(sa.number, None) is not None:
+            self._charge(now, sa)
+
+    def failed(self, now: Now, sa: SaView) -> int:
+        """It did not come up. Returns when (monotonic ns) to try again at the earliest."""
+        self._under_way.pop(sa.number, None)
+        before = self._pauses.get(sa.number)
+        length = FIRST_PAUSE_S if before is None else min(2 * before.length_s, LONGEST_PAUSE_S)
+        length = max(length, FIRST_PAUSE_S)
+        self._pauses[sa.number] = _Pause(now.after(length), length)
+        return now.after(length)
+
+    def call_off(self, now: Now, sa: SaView, reason: str) -> None:
+        """The peer lives, or may live: the new SA is given up."""
+        if self._under_way.pop(sa.number, None) is None:
+            return
+        self._charge(now, sa)
+        self.core.count("rebuild.called_off")
+        self.core.abandon_rebuild(now, sa, reason)
+        self.core.event("rebuild_called_off", connection=sa.connection.name, sa=sa.number, reason=reason)
+
+    def observe(self, now: Now, signal: Signal) -> None:
+        if isinstance(signal, SaClosed):
+            self._under_way.pop(signal.sa.number, None)
+            self._pauses.pop(signal.sa.number, None)
+
+    def counters(self) -> dict[str, int]:
+        return {
+            "rebuilds.under_way": len(self._under_way),
+            "rebuilds.peers": len(self._budgets),
+            "rebuilds.pauses": len(self._pauses),
+        }
+
+    def _charge(self, now: Now, sa: SaView) -> None:
+        self._budget(now, sa).take(now.mono_ns, self._rate)
+
+    def _budget(self, now: Now, sa: SaView) -> Bucket:
+        """The budget of the peer: who it is, not where, so that a new SA begins with no new budget."""
+        peer = f"{sa.connection.name} {sa.remote_identity}"
+        bucket = self._budgets.pop(peer, None) or Bucket(now.mono_ns, self._rate)
+        self._budgets[peer] = bucket
+        while len(self._budgets) > MAX_PEERS:
+            del self._budgets[next(iter(self._budgets))]
+        return bucket
+
+
+HURRY = Rate(1.0, 3.0)
+"""How often hints can have IKE_SA_INIT sent again, beside its retransmission."""
+
+
+@dataclass(slots=True)
+class _Rebuild:
+    owner: str
+    hurried_ns: int | None = None
+    bucket: Bucket | None = None
+
+
+@dataclass(slots=True)
+class _Pause:
+    until_ns: int
+    length_s: float = 0.0
+    refused: bool = False

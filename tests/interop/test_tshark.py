@@ -23,6 +23,8 @@ from tests.interop.harness.tunnels import Tunnel
 from tests.support.pair import START_UNIX_S, Pair, child_config, host_selector
 from tests.support.tshark import Frame, dissect, read_capture
 
+from deadpeer.crash.options import CrashOptions, Method, PolicyOptions, QcdOptions, ResumptionOptions
+from deadpeer.crash.sir_wire import CHECK_SPI
 from deadpeer.crypto import Credential, Identity, TrustStore, parse_proposal
 from deadpeer.ike.connection import EndpointConfig, LocalAuth, RemoteAuth
 from deadpeer.ike.io import ExtensionCommand, Initiate, Rekey, Terminate
@@ -246,24 +248,62 @@ def test_certificates_in_fragments(kind: str, tmp_path: Path) -> None:
     assert any(P.CERTREQ in f.payloads for f in frames)
 
 
-def test_answers_to_strangers_after_a_crash(tmp_path: Path) -> None:
-    """INVALID_SPI, then INVALID_IKE_SPI with a token for each generation of the secret."""
-    pair = logged_pair(both={"silence_s": 0.0})
+def crashed(options: CrashOptions, **more: object) -> Pair:
+    """Bob crashes, comes back, rotates his secret three times; Alice's host sends, and she recovers."""
+    pair = logged_pair(both={"silence_s": 0.0, **more}, options=options)
     pair.up()
     assert pair.ping()
     pair.crash("bob")
     pair.boot("bob")
     for tag in range(3):
         pair.feed("bob", ExtensionCommand("qcd", "rotate", 200 + tag))
-    pair.send("alice")
-    pair.run(2.0)
+    for sequence in range(20):
+        pair.send("alice", seq=sequence)
+        pair.run(0.1)
     assert "verdict" in pair.alice.kinds()
-    frames = dissected(pair, tmp_path)
-    (hint,) = [f for f in frames if N.INVALID_SPI in f.notifies]
+    assert pair.ping()
+    return pair
+
+
+def test_answers_to_strangers_after_a_crash(tmp_path: Path) -> None:
+    """INVALID_SPI, then INVALID_IKE_SPI with a token for each generation of the secret."""
+    frames = dissected(crashed(CrashOptions(spi_map=False, announce=False)), tmp_path)
+    hint = next(f for f in frames if N.INVALID_SPI in f.notifies)
     assert (hint.exchange, hint.response, hint.payloads) == (X.INFORMATIONAL, False, (P.NOTIFY,))
-    (answer,) = [f for f in frames if N.INVALID_IKE_SPI in f.notifies]
+    answer = next(f for f in frames if N.INVALID_IKE_SPI in f.notifies)
     assert answer.response
     assert answer.notifies == (N.INVALID_IKE_SPI, *[N.QCD_TOKEN] * 4)
+
+
+def test_token_at_once_from_the_spi_map(tmp_path: Path) -> None:
+    frames = dissected(crashed(CrashOptions(announce=False)), tmp_path)
+    answer = next(f for f in frames if N.INVALID_SPI in f.notifies)
+    assert answer.notifies == (N.INVALID_SPI, *[N.QCD_TOKEN] * 4)
+    assert (answer.exchange, answer.response) == (X.INFORMATIONAL, False)
+
+
+def test_announcement_after_a_boot(tmp_path: Path) -> None:
+    frames = dissected(crashed(CrashOptions()), tmp_path)
+    assert any(f.notifies == (N.INVALID_SPI, N.QCD_TOKEN) and not f.response for f in frames)
+
+
+def test_check_spi_and_its_answer(tmp_path: Path) -> None:
+    sir_only = (QcdOptions("off"), PolicyOptions((Method.SIR, Method.LIVENESS)))
+    frames = dissected(crashed(CrashOptions(announce=False), extensions=sir_only), tmp_path)
+    checks = [f for f in frames if CHECK_SPI in f.notifies]
+    assert {f.response for f in checks} == {False, True}
+    assert all(f.notifies == (CHECK_SPI, N.COOKIE) for f in checks)
+    # The Vendor ID says who answers such a question.
+    assert any(P.VENDOR in f.payloads for f in frames if f.exchange == X.IKE_SA_INIT)
+
+
+def test_session_resumption(tmp_path: Path) -> None:
+    options = (ResumptionOptions(enabled=True), PolicyOptions((Method.QCD, Method.LIVENESS)))
+    frames = dissected(crashed(CrashOptions(), extensions=options), tmp_path)
+    assert N.TICKET_REQUEST in notifies(frames, X.IKE_AUTH, response=False)
+    assert N.TICKET_LT_OPAQUE in notifies(frames, X.IKE_AUTH, response=True)
+    assert N.TICKET_OPAQUE in notifies(frames, X.IKE_SESSION_RESUME, response=False)
+    assert [P.NONCE in f.payloads for f in frames if f.exchange == X.IKE_SESSION_RESUME] == [True, True]
 
 
 def test_lost_child_is_reported_inside_the_ike_sa(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from deadpeer.ike.child import (
 from deadpeer.ike.connection import Connection
 from deadpeer.ike.exchange import Exchange
 from deadpeer.ike.exchanges.child import announce_child
-from deadpeer.ike.exchanges.informational import DeleteIke
+from deadpeer.ike.exchanges.informational import DeleteChild, DeleteIke
 from deadpeer.ike.extension import Slot
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import Now
@@ -147,6 +147,9 @@ class InitiatorAuth(Exchange):
                 sa=sa.number, reason=str(error),
             )  # fmt: skip
             sa.env.done(tag, False, str(error))
+            if answer.first(SecurityAssociation) is not None:
+                # The responder takes it to be up.
+                sa.submit(now, DeleteChild(None, made.spi_in, str(error)))
             return None
         return install(sa, now, choice, made.spi_in, (nonce_i, nonce_r), shared, we_initiated=True)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from deadpeer.crypto import (
     BadPublicValue,
     Group,
+    IkeSuite,
     ProposalError,
     acceptable_groups,
     check_ike_response,
@@ -245,7 +246,7 @@ def respond(
         nonce_i=nonce.data,
         nonce_r=env.entropy.octets(NONCE_OCTETS),
         request=octets,
-        candidates=tuple(candidates),
+        candidates=tuple(c for c in candidates if _permits(c, selected.suite)),
     )
     env.table.add(sa)
     env.table.half_opened(sa, message.spi_i)
@@ -271,3 +272,14 @@ def respond(
         sa.setup.nonce_r,
     )
     half_open(sa, now, octets)
+
+
+def _permits(connection: Connection, suite: IkeSuite) -> bool:
+    """Whether a connection's own proposals hold the suite that was chosen for another one's sake."""
+    return any(
+        suite.encryption in p.encryptions
+        and (suite.integrity is None or suite.integrity in p.integrities)
+        and suite.prf in p.prfs
+        and suite.group in p.groups
+        for p in connection.proposals
+    )

@@ -81,5 +81,5 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_strongswan_by_token_is_impossible() -> None:
-    with pytest.raises(LabError, match="tokens"):
+    with pytest.raises(LabError, match="strongSwan does not"):
         LabOptions(method="qcd", peer="strongswan").check()

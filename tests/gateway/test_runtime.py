@@ -15,6 +15,7 @@ import pytest
 from tests.gateway.test_routes import ts
 
 from deadpeer.crypto import SeededEntropy
+from deadpeer.gateway.ledger import LmdbLedger
 from deadpeer.gateway.process import KeyLogFiles
 from deadpeer.gateway.routes import RouteKeeper
 from deadpeer.gateway.runtime import Runtime
@@ -116,6 +117,7 @@ class Bench:
         self.host = host or MemoryHost()
         self.engine = EspEngine(SeededEntropy(1))
         self.store = RecordingStore(self.journal)
+        self.ledger = LmdbLedger(place / "ledger")
         self.runtime = Runtime(
             sockets=RecordingSockets([self.ike, self.nat], self.journal),
             port_nat_t=self.nat.local.port,
@@ -123,6 +125,7 @@ class Bench:
             host=self.host,
             routes=RouteKeeper(self.host, []),
             store=self.store,
+            ledger=self.ledger,
             keylog=KeyLogFiles(place / "keys") if keylog else None,
             report=self._report,
         )

@@ -137,7 +137,7 @@ def test_namespaces_and_the_real_ping(method: str) -> None:
 def test_an_unmodified_strongswan_as_bob() -> None:
     run = lab("--peer", "strongswan", "--seed", "7", "--down", "0.5")
     assert run["peer"] == "strongswan"
-    assert run["verdict"] == "liveness"
+    assert run["verdict"] == "replaced"
     assert not any("invalid" in step["what"].lower() for step in run["timeline"])
 
 
@@ -170,3 +170,20 @@ def test_what_a_killed_lab_left_behind_is_swept_by_the_next() -> None:
 def _children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task")
     return [int(c) for task in tasks.iterdir() for c in (task / "children").read_text().split()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verdict"),
+    [
+        (("--method", "sir"), "sir"),
+        (("--method", "reconnect"), "replaced"),
+        (("--spi-map",), "qcd-token"),
+        (("--resume",), "qcd-token"),
+        (("--idle", "--announce"), "qcd-token"),
+    ],
+)
+def test_every_other_way_to_find_out_recovers(arguments: tuple[str, ...], verdict: str) -> None:
+    run = lab(*arguments, "--rtt", "50", "--seed", "11", "--down", "0.5")
+    assert run["ok"]
+    assert run["verdict"] == verdict
+    assert run["recover_ms"] is not None

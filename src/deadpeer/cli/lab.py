@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 EPILOG = """\
 examples:
   deadpeer lab                                 kill Bob, see QCD bring the tunnel back
-  deadpeer lab --method liveness               the same without tokens: only silence tells
+  deadpeer lab --method sir                    ask statelessly; a new SA before the old one goes
+  deadpeer lab --method reconnect              nothing is needed from Bob but RFC 7296
+  deadpeer lab --method liveness               only silence tells
+  deadpeer lab --spi-map                       Bob's first answer has the token
+  deadpeer lab --idle --announce               no traffic: Bob says that he is back
   deadpeer lab --rtt 100 --loss 0.05 --json    a worse link; one JSON document on stdout
   sudo deadpeer lab --netns                    network namespaces, TUN devices, the real ping
   sudo deadpeer lab --peer strongswan          Bob is an unmodified strongSwan
@@ -42,7 +46,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--method",
         choices=METHODS,
-        help="how Alice finds out: a QCD token, or silence alone (default: qcd; with strongswan liveness)",
+        help="how Alice finds out: a QCD token, a SIR query, a new SA beside the old one, or silence alone"
+        " (default: qcd; with strongswan reconnect)",
     )
     parser.add_argument(
         "--rtt", type=float, default=20.0, metavar="MS", help="round trip time of the link (default: 20)"
@@ -63,6 +68,19 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         default="deadpeer",
         help="what Bob is; strongswan needs root (default: deadpeer)",
     )
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="session resumption: the new SA without a key exchange (default: no)",
+    )
+    parser.add_argument(
+        "--spi-map",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="Bob keeps the SPI map on disk: his first answer has the token (default: no)",
+    )
+    parser.add_argument("--announce", action="store_true", help="Bob speaks first after his boot")
     parser.add_argument("--seed", type=int, metavar="N", help="which packets are lost (default: random)")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -74,13 +92,16 @@ def run(args: argparse.Namespace) -> int:
     from deadpeer.lab.session import require
 
     options = LabOptions(
-        method=args.method or ("liveness" if args.peer == "strongswan" else "qcd"),
+        method=args.method or ("reconnect" if args.peer == "strongswan" else "qcd"),
         rtt_ms=args.rtt,
         loss=args.loss,
         down_s=args.down,
         idle=args.idle,
         netns=args.netns or args.peer == "strongswan",
         peer=args.peer,
+        resume=args.resume,
+        spi_map=args.spi_map,
+        announce=args.announce,
         seed=secrets.randbelow(2**31) if args.seed is None else args.seed,
     )
     try:

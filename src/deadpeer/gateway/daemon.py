@@ -26,7 +26,9 @@ from deadpeer.values import Now
 from .config import GatewayConfig, load
 from .control import ControlServer, Reply
 from .errors import ConfigError, StartError
+from .ledger import LmdbLedger
 from .logs import EventLog, LineWriter, LogFormat, record
+from .machine import machine_id
 from .notation import Host
 from .process import KeyLogFiles, harden, notify_service_manager
 from .resolve import check_local_addresses
@@ -93,6 +95,10 @@ class Daemon:
     async def _start(self, stack: AsyncExitStack) -> None:
         options, file = self._config.gateway, self._config.file
         state = stack.enter_context(StateDirectory(options.state_dir, file))
+        ledger = _open_ledger(options.state_dir, file)
+        stack.callback(ledger.close)
+        if ledger.discarded is not None:
+            self._report(clock(), Event("ledger_discarded", {"reason": ledger.discarded}, "warning"))
         hosts = options.listen or _all_addresses(file)
         check_local_addresses(self._config.connections, hosts, file)
         self._hosts = hosts
@@ -108,6 +114,7 @@ class Daemon:
             host=plane,
             routes=RouteKeeper(plane, _sources(self._config, hosts)) if options.routes else None,
             store=state.store,
+            ledger=ledger,
             keylog=self._keylog,
             report=self._report,
         )
@@ -129,7 +136,14 @@ class Daemon:
         )
         try:
             endpoint = build_endpoint(
-                clock(), endpoint_config, self._config.connections, entropy, state.store, self._config.crash
+                clock(),
+                endpoint_config,
+                self._config.connections,
+                entropy,
+                state.store,
+                self._config.crash,
+                ledger=ledger,
+                machine_id=machine_id(options.state_dir),
             )
         except StateError as error:
             raise ConfigError(file, "gateway.state_dir", f"{options.state_dir}: {error}") from None
@@ -244,6 +258,17 @@ async def _outcome(runtime: Runtime, make: TaggedCommand) -> Reply:
     except TimeoutError:
         return Reply(False, f"no outcome within {OUTCOME_S:g} s; the gateway goes on trying")
     return Reply(done.ok, done.text)
+
+
+def _open_ledger(state: Path, file: Path) -> LmdbLedger:
+    try:
+        return LmdbLedger(state / "ledger")
+    except OSError as error:
+        raise ConfigError(
+            file,
+            "gateway.state_dir",
+            f"{state}/ledger can't be used: {error.strerror or error}; delete it, or name another directory",
+        ) from None
 
 
 def _all_addresses(file: Path) -> tuple[Host, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from deadpeer.crash.options import QcdOptions
+from deadpeer.crash.options import Method, PolicyOptions, QcdOptions, ResumptionOptions, SirOptions
 from deadpeer.crypto import (
     DEFAULT_ESP_PROPOSALS,
     DEFAULT_IKE_PROPOSALS,
@@ -138,7 +138,12 @@ def resolve_connection(
         initial_contact=section.initial_contact,
         send_certreq=section.send_certreq,
         keyingtries=section.keyingtries,
-        extensions=(QcdOptions(section.qcd, section.qcd_method),),
+        extensions=(
+            QcdOptions(section.qcd, section.qcd_method),
+            SirOptions(section.sir),
+            PolicyOptions(tuple(dict.fromkeys(Method(name) for name in section.crash_methods))),
+            ResumptionOptions(section.resumption, section.ticket_lifetime),
+        ),
     )
 
 

@@ -27,6 +27,7 @@ from deadpeer.ike.io import (
     Output,
     Persist,
     Plane,
+    Record,
     Rekey,
     Reload,
     Shutdown,
@@ -37,7 +38,7 @@ from deadpeer.ike.io import (
 from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.host import Host, PlaneError
 from deadpeer.plane.unix import UnixHost
-from deadpeer.store import Store
+from deadpeer.store import Ledger, Store
 from deadpeer.values import NS_PER_S, Datagram, Deadline, Now
 from deadpeer.wire import UdpKind, classify
 
@@ -86,6 +87,7 @@ class Runtime:
         host: Host,
         routes: RouteKeeper | None,
         store: Store,
+        ledger: Ledger,
         keylog: KeyLogFiles | None,
         report: Callable[[Now, Event], None],
     ) -> None:
@@ -98,6 +100,8 @@ class Runtime:
         self._host = host
         self._routes = routes
         self._store = store
+        self._ledger = ledger
+        self._owed: list[Record] = []
         self._keylog = keylog
         self._report = report
         self._core: Core | None = None
@@ -264,6 +268,8 @@ class Runtime:
             case Persist():
                 self._unwritten[output.name] = output.data
                 self._write()
+            case Record():
+                self._enter(output)
             case Event():
                 self._report(clock(), output)
                 if output.kind == "shutdown_done":
@@ -277,7 +283,7 @@ class Runtime:
                     self._keylog.write(output)
 
     def _transmit(self, output: Transmit) -> None:
-        if self._unwritten and not self._write():
+        if (self._unwritten and not self._write()) or (self._owed and not self._enter_owed()):
             # It may rest on what could not be made durable: lost now, retransmitted later.
             self.counters["transmit_held_by_state"] += 1
             return
@@ -294,6 +300,23 @@ class Runtime:
                 return False
             del self._unwritten[name]
         return True
+
+    def _enter(self, record: Record) -> None:
+        """A record for the ledger. What is promised and can't be written holds up all that is sent later."""
+        try:
+            self._ledger.write(record.table, record.key, record.value, durable=record.durable)
+        except OSError as error:
+            if record.durable:
+                self._owed.append(record)
+            self.counters["state_write_failed"] += 1
+            fields: dict[str, Field] = {"name": record.table, "reason": error.strerror or str(error)}
+            self._report(clock(), Event("state_write_failed", fields, "warning"))
+
+    def _enter_owed(self) -> bool:
+        owed, self._owed = self._owed, []
+        for record in owed:
+            self._enter(record)
+        return not self._owed
 
     # Time
 

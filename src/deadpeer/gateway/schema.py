@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from deadpeer.crash.options import Roles, TokenMethod
+from deadpeer.crash.options import Roles, SirRole, TokenMethod
 from deadpeer.ike.connection import AuthKind, CloseAction, DpdAction, StartAction
 
 from .notation import parse_time
 
 LogLevel = Literal["debug", "info", "notice", "warning"]
 PlaneKind = Literal["tun", "unix"]
+MethodName = Literal["qcd", "sir", "reconnect", "liveness"]
 
 
 def _one_or_many(value: object) -> object:
@@ -299,6 +300,26 @@ class ConnectionSection(Section):
         "What a token is made of: the SPIs (RFC 6290 section 5.1), or the peer's address too (5.2).",
         '"spi"',
     )
+    crash_methods: list[MethodName] = _key(
+        ["qcd", "sir", "reconnect", "liveness"],
+        "Ways to find out that the peer lost its SAs, in the order of preference. `reconnect` and `liveness`"
+        " need nothing from the peer.",
+        '["qcd", "reconnect", "liveness"]',
+        min_length=1,
+    )
+    sir: SirRole = _key(
+        "auto",
+        "Safe IKE recovery: `auto` answers queries, and asks peers that announce it; `force` asks any peer;"
+        " `off` neither.",
+        '"auto"',
+    )
+    resumption: bool = _key(
+        False,
+        "Session resumption (RFC 5723), as client and gateway. Forward secrecy of a resumed SA ends only when"
+        " the key that sealed its ticket is erased.",
+        "false",
+    )
+    ticket_lifetime: Seconds = _key(28800.0, "How long a ticket that we give is good.", '"8h"', gt=0)
     local: LocalSection = Field(description="How we prove who we are.")
     remote: RemoteSection = Field(description="What the peer must prove.")
     children: dict[str, ChildSection] = Field(description="The child SAs, by name.", min_length=1)
@@ -329,6 +350,19 @@ class QcdSection(Section):
     probe_burst: Rate = _key(3.0, "The same, at once.", "3.0", ge=1)
     lost_child_rate: Rate = _key(1.0, "Children replaced at the peer's word, for each SA.", "1.0")
     lost_child_burst: Rate = _key(3.0, "The same, at once.", "3.0", ge=1)
+    mapped_rate: Rate = _key(200.0, "INVALID_SPI with tokens, for ESP SPIs that the SPI map has.", "200.0")
+    mapped_burst: Rate = _key(400.0, "The same, at once.", "400.0", ge=1)
+    check_rate: Rate = _key(200.0, "Denials of IKE SPIs that we chose (SIR).", "200.0")
+    check_burst: Rate = _key(400.0, "The same, at once.", "400.0", ge=1)
+    check_esp_rate: Rate = _key(50.0, "Denials of ESP SPIs (SIR).", "50.0")
+    check_esp_burst: Rate = _key(100.0, "The same, at once.", "100.0", ge=1)
+    query_rate: Rate = _key(1.0, "CHECK_SPI queries about one SA that hints cause.", "1.0")
+    query_burst: Rate = _key(3.0, "The same, at once.", "3.0", ge=1)
+    rebuilds_per_hour: Rate = _key(
+        6.0, "New IKE SAs that unauthenticated evidence can cause with one peer, in an hour.", "6.0", ge=1
+    )
+    spi_map: bool = _key(True, "Keep the SPI map on disk: tokens go out one round trip earlier.", "true")
+    announce: bool = _key(True, "Tell the peers in the SPI map after a boot, unasked.", "true")
     renewals_at_once: int = _key(
         64, "Before a rotation: how many SAs renew their tokens at the same time.", "64", ge=1, le=10**6
     )

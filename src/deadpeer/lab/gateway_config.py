@@ -65,6 +65,9 @@ def render(site: Site, side: Side, options: LabOptions, files: GatewayFiles) -> 
         "remote_port_nat_t": site.port_nat_t,
         "proposals": [IKE_PROPOSAL],
         "qcd": "both" if options.method == "qcd" else "off",
+        "sir": "auto" if options.method == "sir" else "off",
+        "crash_methods": [options.method] if options.method == "liveness" else [options.method, "liveness"],
+        "resumption": options.resume,
         **_liveness(options),
     }
     child: dict[str, object] = {
@@ -76,6 +79,7 @@ def render(site: Site, side: Side, options: LabOptions, files: GatewayFiles) -> 
     }
     tables: dict[str, dict[str, object]] = {
         "gateway": gateway,
+        "qcd": {"spi_map": options.spi_map or options.announce, "announce": options.announce},
         f"connections.{CONNECTION}": connection,
         f"connections.{CONNECTION}.local": {
             "auth": "psk",

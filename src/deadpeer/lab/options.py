@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Method = Literal["qcd", "liveness"]
+Method = Literal["qcd", "sir", "reconnect", "liveness"]
 Peer = Literal["deadpeer", "strongswan"]
 Side = Literal["alice", "bob"]
 
-METHODS: tuple[Method, ...] = ("qcd", "liveness")
+METHODS: tuple[Method, ...] = ("qcd", "sir", "reconnect", "liveness")
+ALONE: tuple[Method, ...] = ("reconnect", "liveness")
+"""Methods that need nothing from the peer."""
 PEERS: tuple[Peer, ...] = ("deadpeer", "strongswan")
 
 PACKET_INTERVAL_MS = 10.0
@@ -42,7 +44,8 @@ class LabOptions:
     """One run. Times: `rtt_ms` of the link in milliseconds, `down_s` between kill and restart in seconds.
 
     `loss` is the probability, in each direction, that the link loses a datagram. `capture`: keep the
-    octets of so many datagrams. `strangers`: Alice is open to peers from any address too.
+    octets of so many datagrams. `strangers`: Alice is open to peers from any address too. `resume`: with
+    session resumption; `spi_map`, `announce`: Bob keeps the SPI map, and speaks first after his boot.
     """
 
     method: Method = "qcd"
@@ -55,6 +58,9 @@ class LabOptions:
     seed: int = 0
     capture: int = 0
     strangers: bool = False
+    resume: bool = False
+    spi_map: bool = False
+    announce: bool = False
 
     def check(self) -> None:
         """Raise LabError for values or combinations that can't be run."""
@@ -64,10 +70,17 @@ class LabOptions:
             raise LabError(f"--loss {self.loss:g}: must be a probability, from 0 to below 1", usage=True)
         if not (math.isfinite(self.down_s) and 0 <= self.down_s <= 3600):
             raise LabError(f"--down {self.down_s:g}: must be between 0 and 3600 seconds", usage=True)
-        if self.peer == "strongswan" and self.method == "qcd":
+        if self.peer == "strongswan" and self.method not in ALONE:
             raise LabError(
-                "--method qcd needs a peer that makes tokens; strongSwan does not: add --method liveness",
+                f"--method {self.method} needs a peer that speaks it, and strongSwan does not:"
+                " add --method reconnect or --method liveness",
                 usage=True,
+            )
+        if (self.spi_map or self.announce) and self.method != "qcd":
+            raise LabError("--spi-map and --announce belong to --method qcd", usage=True)
+        if self.resume and self.peer != "deadpeer":
+            raise LabError(
+                "--resume needs a peer that gives tickets: leave out --peer strongswan", usage=True
             )
 
     @property

@@ -15,7 +15,12 @@ STRONGSWAN_DEFAULT_S = 174
 MANY_RTTS = 20
 """From so many round trips on, seconds say more."""
 
-PROOF_OF: dict[Method, str] = {"qcd": "qcd-token", "liveness": "liveness"}
+PROOF_OF: dict[Method, str] = {
+    "qcd": "qcd-token",
+    "sir": "sir",
+    "reconnect": "replaced",
+    "liveness": "liveness",
+}
 """The kind of proof that each method is about."""
 
 
@@ -63,7 +68,7 @@ class RunResult:
         return {
             "method": options.method,
             "rtt_ms": options.rtt_ms,
-            "resume": False,
+            "resume": options.resume,
             "peer_down_s": self.peer_down_s,
             "detect_ms": self.detect_ms,
             "recover_ms": self.recover_ms,
@@ -79,6 +84,8 @@ class RunResult:
             "netns": options.netns,
             "idle": options.idle,
             "loss": options.loss,
+            "spi_map": options.spi_map or options.announce,
+            "announce": options.announce,
             "seed": options.seed,
             "packets_lost_while_down": self.lost_while_down,
             "dpd_timeout_s": LIVENESS_S if options.method == "liveness" else None,
@@ -134,6 +141,9 @@ def summary(result: RunResult) -> str:
 _PROOFS = {
     "qcd-token": "a token only Bob could have made",
     "liveness": "for long enough Bob had not said a word that only he could say",
+    "sir": "Bob's denial, that nobody contradicted, and a new SA that he authenticated",
+    "replaced": "a new SA that Bob authenticated, while he could not answer on the old one",
+    "resumed": "Bob resumed with a key that only the two of them have",
     "initial-contact": "Bob authenticated anew and holds no other SA",
 }
 

@@ -160,6 +160,12 @@ def test_rotate_makes_a_new_generation(pair: Pair) -> None:
     pair.bob.wait_for("secret_rotated")
 
 
+def test_rotate_makes_a_new_ticket_key(pair: Pair) -> None:
+    done = pair.bob.command("rotate", "--tickets")
+    assert done.returncode == 0, done.stderr
+    pair.bob.wait_for("ticket_key_rotated")
+
+
 def test_counters_name_every_drop(pair: Pair) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         address = pair.documents["alice"]["gateway"]["listen"][0]

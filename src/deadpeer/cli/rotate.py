@@ -1,4 +1,4 @@
-"""`deadpeer rotate`: make a new generation of the QCD token secret."""
+"""`deadpeer rotate`: make a new generation of the QCD token secret, or of the ticket key."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ def add_parser(commands: Any) -> Any:
         "rotate",
         help="make a new generation of the QCD token secret",
         description="Make a new secret for QCD tokens. The three older ones stay good; SAs"
-        " whose tokens would become unrecoverable get new ones first.",
+        " whose tokens would become unrecoverable get new ones first. With --tickets, make a"
+        " new key for resumption tickets; older keys open theirs until they expire.",
         epilog="example:\n  deadpeer rotate --control /run/deadpeer/control.sock\n",
+    )
+    parser.add_argument(
+        "--tickets", action="store_true", help="the key of resumption tickets instead of the token secret"
     )
     add_control(parser)
     add_json(parser)
-    parser.set_defaults(run=lambda args: ask("rotate", args, print_text))
+    parser.set_defaults(run=lambda args: ask("rotate", args, print_text, tickets=args.tickets))
     return parser

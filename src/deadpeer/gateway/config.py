@@ -137,4 +137,6 @@ def _endpoint(section: GatewaySection) -> EndpointConfig:
 
 def _crash(section: QcdSection) -> CrashOptions:
     limits = section.model_dump()
-    return CrashOptions(boot_window_s=limits.pop("boot_window"), **limits)
+    return CrashOptions(
+        boot_window_s=limits.pop("boot_window"), ticket_rotation_s=limits.pop("ticket_rotation"), **limits
+    )

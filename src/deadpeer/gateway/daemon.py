@@ -225,7 +225,8 @@ class Daemon:
             case "up" | "down" | "rekey":
                 return await self._on_connection(runtime, command, args)
             case "rotate":
-                return await _outcome(runtime, lambda tag: ExtensionCommand("qcd", "rotate", tag))
+                what = "tickets" if args.get("tickets") is True else "qcd"
+                return await _outcome(runtime, lambda tag: ExtensionCommand(what, "rotate", tag))
             case "sas":
                 now = clock()
                 return Reply(True, data={"sas": runtime.sas(now), "mono_ns": now.mono_ns})

@@ -142,7 +142,7 @@ def resolve_connection(
             QcdOptions(section.qcd, section.qcd_method),
             SirOptions(section.sir),
             PolicyOptions(tuple(dict.fromkeys(Method(name) for name in section.crash_methods))),
-            ResumptionOptions(section.resumption, section.ticket_lifetime),
+            ResumptionOptions(section.resumption, section.ticket_lifetime, section.resumption_limit),
         ),
     )
 

@@ -319,7 +319,16 @@ class ConnectionSection(Section):
         " the key that sealed its ticket is erased.",
         "false",
     )
-    ticket_lifetime: Seconds = _key(28800.0, "How long a ticket that we give is good.", '"8h"', gt=0)
+    ticket_lifetime: Seconds = _key(
+        28800.0, "How long a ticket that we give is good.", '"8h"', ge=60, le=30 * 86400.0
+    )
+    resumption_limit: Seconds = _key(
+        0.0,
+        "For so long after its last full authentication the peer can resume; 0: for as long as its"
+        " certificate is valid.",
+        '"24h"',
+        ge=0,
+    )
     local: LocalSection = Field(description="How we prove who we are.")
     remote: RemoteSection = Field(description="What the peer must prove.")
     children: dict[str, ChildSection] = Field(description="The child SAs, by name.", min_length=1)
@@ -363,6 +372,22 @@ class QcdSection(Section):
     )
     spi_map: bool = _key(True, "Keep the SPI map on disk: tokens go out one round trip earlier.", "true")
     announce: bool = _key(True, "Tell the peers in the SPI map after a boot, unasked.", "true")
+    ticket_rotation: Seconds = _key(
+        28800.0,
+        "A key seals resumption tickets for so long; it is erased when they have expired.",
+        '"8h"',
+        ge=60,
+    )
+    used_tickets: int = _key(
+        65536,
+        "Used tickets that are remembered until they expire; when there are so many, none can be used.",
+        "65536",
+        ge=1,
+        le=10**7,
+    )
+    tickets_half_open: int = _key(
+        4, "Half-open IKE SAs that one ticket can have at once.", "4", ge=1, le=10**6
+    )
     renewals_at_once: int = _key(
         64, "Before a rotation: how many SAs renew their tokens at the same time.", "64", ge=1, le=10**6
     )

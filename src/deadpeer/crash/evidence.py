@@ -138,7 +138,7 @@ class SirReplaced(Proof):
 @final
 class Resumed(Proof):
     """The old SA's session was resumed: in IKE_AUTH the peer proved that it holds the old SA's SK_d, and that
-    it has, or takes, another SA in its place (RFC 5723 section 4.3)."""
+    it has, or takes, another SA in its place (RFC 5723)."""
 
     __slots__ = ()
     kind = "resumed"

@@ -268,7 +268,7 @@ class TicketGateway(Extension):
         return session
 
     def _replace(self, now: Now, new: SaView, spis: tuple[bytes, bytes]) -> None:
-        """The SA that the ticket was given in goes without a word, if it is still here (section 4.3.4)."""
+        """The SA that the ticket was given in goes without a word, if it is still here (RFC 5723)."""
         old = self.core.find(*spis)
         proof = Resumed.check(at_ns=now.mono_ns, old=old, new=new) if old is not None else None
         self.core.event("resumed", "notice", connection=new.connection.name, sa=new.number)

@@ -35,6 +35,10 @@ class Rebuilds(Extension):
         """Build a new SA beside `sa`; `owner` will be told by the core's signals. False: not now."""
         if sa.number in self._under_way:
             return False
+        if not sa.child_views:
+            # Nothing to carry on: one that waits to take over from a rekeyed SA, or is idle for good.
+            self.core.count("rebuild.no_children")
+            return False
         pause = self._pauses.get(sa.number)
         if pause is not None and now.mono_ns < pause.until_ns:
             return False

@@ -154,7 +154,7 @@ def _ike_deleted(sa: IkeSa, now: Now) -> Sequence[Payload]:
         if sa.predecessor is not None:
             discard(now, sa, "redundant")
             return
-        if heir is not None and heir.predecessor is sa:
+        if heir is not None and heir.predecessor is sa and not heir.is_closed():
             # Our own rekeying is not answered yet, but the peer has made up its mind (section 2.8.2).
             take_over(now, sa, heir, initiated=False)
         if sa.state is IkeState.ESTABLISHED:

@@ -29,6 +29,7 @@ from deadpeer.ike.io import (
     Output,
     Persist,
     Plane,
+    Record,
     Reload,
     Shutdown,
     Timeout,
@@ -156,6 +157,7 @@ class Bench:
 
     def close(self) -> None:
         self.runtime.stop()
+        self.ledger.close()
         self.ike.close()
         self.nat.close()
         self.stranger.close()
@@ -294,6 +296,52 @@ def test_nothing_is_sent_while_the_state_can_not_be_written(place: Path) -> None
         assert bench.store.values == {"boot": b"new"}
 
     run(place, core, work)
+
+
+def test_a_durable_record_is_on_disk_before_what_follows_is_sent(place: Path) -> None:
+    core = ScriptedCore()
+
+    async def work(bench: Bench) -> None:
+        write = bench.ledger.write
+
+        def recording(table: str, key: bytes, value: bytes | None, *, durable: bool) -> None:
+            write(table, key, value, durable=durable)
+            bench.journal.append(("record", key, durable, bench.ledger.counters().get("transactions", 0)))
+
+        bench.ledger.write = recording  # type: ignore[method-assign]
+        core.outputs.append(Record("t", b"1", b"a", durable=True))
+        core.outputs.append(bench.transmit(b"x"))
+        bench.runtime.reload(Reload(()))
+        assert bench.journal == [("record", b"1", True, 1), ("send", b"x")]
+        core.outputs.append(Record("t", b"2", b"b"))
+        bench.runtime.reload(Reload(()))
+
+    run(place, core, work)
+    ledger = LmdbLedger(place / "ledger")
+    assert list(ledger.items("t")) == [(b"1", b"a"), (b"2", b"b")]
+    ledger.close()
+
+
+def test_a_ledger_that_is_full_holds_up_only_what_rests_on_it(place: Path) -> None:
+    core = ScriptedCore()
+
+    async def work(bench: Bench) -> None:
+        def full(table: str, key: bytes, value: bytes | None, *, durable: bool) -> None:
+            raise OSError(28, "the ledger is full")
+
+        bench.ledger.write = full  # type: ignore[method-assign]
+        for number in range(3):
+            core.outputs.append(Record("t", b"1", b"a", durable=True))
+            core.outputs.append(bench.transmit(b"rests on it %d" % number))
+            bench.runtime.reload(Reload(()))
+            core.outputs.append(bench.transmit(b"other %d" % number))
+            bench.runtime.reload(Reload(()))
+
+    bench = run(place, core, work)
+    assert [e[1] for e in bench.journal if e[0] == "send"] == [b"other 0", b"other 1", b"other 2"]
+    assert [e.kind for e in bench.events] == ["ledger_write_failed"]
+    assert bench.runtime.counters["ledger_write_failed"] == 3
+    assert bench.runtime.counters["transmit_held_by_state"] == 3
 
 
 def test_a_value_that_could_not_be_written_is_written_before_the_next_transmission(place: Path) -> None:

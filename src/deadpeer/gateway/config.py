@@ -138,5 +138,9 @@ def _endpoint(section: GatewaySection) -> EndpointConfig:
 def _crash(section: QcdSection) -> CrashOptions:
     limits = section.model_dump()
     return CrashOptions(
-        boot_window_s=limits.pop("boot_window"), ticket_rotation_s=limits.pop("ticket_rotation"), **limits
+        boot_window_s=limits.pop("boot_window"),
+        ticket_rotation_s=limits.pop("ticket_rotation"),
+        spi_map_keep_s=limits.pop("spi_map_keep"),
+        announce_interval_s=limits.pop("announce_interval"),
+        **limits,
     )

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._control: ControlServer | None = None
         self._runtime: Runtime | None = None
+        self._ledger: LmdbLedger | None = None
         self._hosts: tuple[Host, ...] = ()
 
     async def run(self) -> None:
@@ -95,10 +96,8 @@ class Daemon:
     async def _start(self, stack: AsyncExitStack) -> None:
         options, file = self._config.gateway, self._config.file
         state = stack.enter_context(StateDirectory(options.state_dir, file))
-        ledger = _open_ledger(options.state_dir, file)
+        ledger = self._ledger = self._open_ledger(state.path)
         stack.callback(ledger.close)
-        if ledger.discarded is not None:
-            self._report(clock(), Event("ledger_discarded", {"reason": ledger.discarded}, "warning"))
         hosts = options.listen or _all_addresses(file)
         check_local_addresses(self._config.connections, hosts, file)
         self._hosts = hosts
@@ -157,6 +156,27 @@ class Daemon:
         self._report(clock(), Event("ready", self._ready(hosts), "notice"))
         notify_service_manager("READY=1")
         runtime.attach(endpoint)
+
+    def _open_ledger(self, state: Path) -> LmdbLedger:
+        loop = asyncio.get_running_loop()
+
+        def on_trouble(reason: str) -> None:
+            event = Event("ledger_write_failed", {"reason": reason}, "warning")
+            with suppress(RuntimeError):  # The loop has ended: nobody listens any more.
+                loop.call_soon_threadsafe(lambda: self._report(clock(), event))
+
+        try:
+            ledger = LmdbLedger(state / "ledger", on_trouble=on_trouble)
+        except OSError as error:
+            raise ConfigError(
+                self._config.file,
+                "gateway.state_dir",
+                f"{state}/ledger can't be used: {error.strerror or error}; delete it, or name another"
+                " directory",
+            ) from None
+        if ledger.discarded is not None:
+            self._report(clock(), Event("ledger_discarded", {"reason": ledger.discarded}, "warning"))
+        return ledger
 
     def _ready(self, hosts: Sequence[Host]) -> Mapping[str, Field]:
         options = self._config.gateway
@@ -231,9 +251,10 @@ class Daemon:
                 now = clock()
                 return Reply(True, data={"sas": runtime.sas(now), "mono_ns": now.mono_ns})
             case "counters":
-                return Reply(
-                    True, data={"counters": runtime.all_counters() | {"log": dict(self._writer.counters)}}
-                )
+                counters = runtime.all_counters() | {"log": dict(self._writer.counters)}
+                if self._ledger is not None:
+                    counters["ledger"] = self._ledger.counters()
+                return Reply(True, data={"counters": counters})
             case "reload":
                 return self._reload()
             case "stop":
@@ -259,17 +280,6 @@ async def _outcome(runtime: Runtime, make: TaggedCommand) -> Reply:
     except TimeoutError:
         return Reply(False, f"no outcome within {OUTCOME_S:g} s; the gateway goes on trying")
     return Reply(done.ok, done.text)
-
-
-def _open_ledger(state: Path, file: Path) -> LmdbLedger:
-    try:
-        return LmdbLedger(state / "ledger")
-    except OSError as error:
-        raise ConfigError(
-            file,
-            "gateway.state_dir",
-            f"{state}/ledger can't be used: {error.strerror or error}; delete it, or name another directory",
-        ) from None
 
 
 def _all_addresses(file: Path) -> tuple[Host, ...]:

@@ -101,7 +101,8 @@ class Runtime:
         self._routes = routes
         self._store = store
         self._ledger = ledger
-        self._owed: list[Record] = []
+        self._owing = False
+        self._ledger_fails = False
         self._keylog = keylog
         self._report = report
         self._core: Core | None = None
@@ -236,6 +237,7 @@ class Runtime:
         """Obey all outputs in their order, until endpoint and data plane are both quiet."""
         while self._drain_core() | self._drain_engine():
             pass
+        self._owing = False
 
     def _drain_core(self) -> bool:
         core, some = self._core, False
@@ -283,7 +285,7 @@ class Runtime:
                     self._keylog.write(output)
 
     def _transmit(self, output: Transmit) -> None:
-        if (self._unwritten and not self._write()) or (self._owed and not self._enter_owed()):
+        if self._owing or (self._unwritten and not self._write()):
             # It may rest on what could not be made durable: lost now, retransmitted later.
             self.counters["transmit_held_by_state"] += 1
             return
@@ -302,21 +304,19 @@ class Runtime:
         return True
 
     def _enter(self, record: Record) -> None:
-        """A record for the ledger. What is promised and can't be written holds up all that is sent later."""
+        """A record for the ledger. What is said in this turn may rest on a promise that can't be kept, and is
+        not sent; but a ledger that stays full costs what its tables are for, not the gateway.
+        """
         try:
             self._ledger.write(record.table, record.key, record.value, durable=record.durable)
+            self._ledger_fails = False
         except OSError as error:
-            if record.durable:
-                self._owed.append(record)
-            self.counters["state_write_failed"] += 1
-            fields: dict[str, Field] = {"name": record.table, "reason": error.strerror or str(error)}
-            self._report(clock(), Event("state_write_failed", fields, "warning"))
-
-    def _enter_owed(self) -> bool:
-        owed, self._owed = self._owed, []
-        for record in owed:
-            self._enter(record)
-        return not self._owed
+            self._owing |= record.durable
+            self.counters["ledger_write_failed"] += 1
+            if not self._ledger_fails:
+                self._ledger_fails = True
+                fields: dict[str, Field] = {"table": record.table, "reason": error.strerror or str(error)}
+                self._report(clock(), Event("ledger_write_failed", fields, "warning"))
 
     # Time
 

@@ -371,7 +371,25 @@ class QcdSection(Section):
         6.0, "New IKE SAs that unauthenticated evidence can cause with one peer, in an hour.", "6.0", ge=1
     )
     spi_map: bool = _key(True, "Keep the SPI map on disk: tokens go out one round trip earlier.", "true")
+    spi_map_size: int = _key(
+        200_000,
+        "Child SAs that the SPI map holds at most, those of ended lives included.",
+        "200000",
+        ge=0,
+        le=10**6,
+    )
+    spi_map_keep: Seconds = _key(
+        86400.0, "For so long the SPI map keeps the child SAs of an ended life.", '"1d"', gt=0
+    )
     announce: bool = _key(True, "Tell the peers in the SPI map after a boot, unasked.", "true")
+    announce_rate: Rate = _key(100.0, "Announcements per second; 0: none.", "100.0", le=10**6)
+    announce_rounds: int = _key(5, "How often a peer that does not come back is told.", "5", ge=1, le=20)
+    announce_interval: Seconds = _key(
+        2.0,
+        "Between the beginnings of the first two rounds of announcements; doubled for each further round.",
+        '"2s"',
+        gt=0,
+    )
     ticket_rotation: Seconds = _key(
         28800.0,
         "A key seals resumption tickets for so long; it is erased when they have expired.",

@@ -1,4 +1,4 @@
-"""CREATE_CHILD_SA: further children, rekeying, refusals, retries, no packet lost (RFC 7296 1.3, 2.8, 2.25)."""
+"""CREATE_CHILD_SA: more children, rekeying, refusals, retries, no packet lost (RFC 7296 1.3, 2.8, 2.25)."""
 
 from __future__ import annotations
 

@@ -190,3 +190,29 @@ def test_one_deletes_the_ike_sa_the_other_asks_for_a_child() -> None:
 
     explore(DELETE_IKE, CREATE, 1, check)
     explore(CREATE, DELETE_IKE, 2, check)
+
+
+def test_what_is_not_decided_yet_is_no_sa_for_anybody_and_its_end_leaves_the_old_one_whole() -> None:
+    """
+    Alice                                Bob
+      CREATE_CHILD_SA(rekey)  ───><───   CREATE_CHILD_SA(rekey)
+                              ◀──          Alice has made a new SA for Bob's request, and awaits his answer
+                                           to hers; then the new one is closed
+    """
+    pair = Pair.with_psk(both={"dpd_delay_s": 0.0})
+    pair.up()
+    pair.hold()
+    pair.feed("alice", REKEY_IKE)
+    pair.feed("bob", REKEY_IKE)
+    pair.deliver(1)
+    old, rival = pair.alice.ike.views()
+    assert old.established
+    assert not rival.established
+    assert pair.alice.ike.find_with_peer(rival.remote) is old
+    rival.close(pair.now, "by hand")
+    assert old.successor is None
+    assert len(old.children) == 1
+    pair._drain(pair.alice)
+    pair.release()
+    pair.run(1.0)
+    assert pair.ping()

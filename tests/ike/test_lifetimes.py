@@ -1,4 +1,4 @@
-"""When SAs are replaced, end, or are taken to be dead: timers with jitter, limits of the data plane, silence."""
+"""When SAs are replaced, end, or are taken to be dead: jittered timers, limits of the data plane, silence."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from deadpeer.ike.exchanges.child import RekeyChild
 from deadpeer.ike.exchanges.ike_rekey import RekeyIke
 from deadpeer.ike.exchanges.informational import DeleteIke, expire_child
 from deadpeer.ike.extension import IdleTimeout
-from deadpeer.ike.sa import IkeSa
+from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import Now
 
 
@@ -69,9 +69,9 @@ def _ike_ends(sa: IkeSa, now: Now) -> None:
 
 
 def _idle(sa: IkeSa, now: Now) -> None:
-    if not sa.established:
+    if sa.state is not IkeState.ESTABLISHED:
         return
-    if now.mono_ns - sa.last_traffic_ns >= int(sa.connection.dpd_delay_s * 1e9):
+    if sa.established and now.mono_ns - sa.last_traffic_ns >= int(sa.connection.dpd_delay_s * 1e9):
         sa.env.signal(now, IdleTimeout(sa))
-    if sa.established:
+    if not sa.is_closed():
         arm_idle(sa, now)

@@ -437,7 +437,7 @@ class Recovery:
         ours = self._env.table.of_connection(connection.name)
         if connection.remote_host is None:
             ours = [s for s in ours if route is not None and s.remote.host == route.remote.host]
-        established = [s for s in ours if s.established and s.predecessor is None]
+        established = [s for s in ours if s.established]
         return next(iter(established), None) or next((s for s in ours if s.number in self._attempts), None)
 
     def _served_elsewhere(self, child: ChildSa, closing: IkeSa | None = None) -> bool:

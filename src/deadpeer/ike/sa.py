@@ -119,8 +119,8 @@ class IkeSa:
 
     @property
     def established(self) -> bool:
-        """Authenticated, and neither replaced nor being deleted."""
-        return self.state is IkeState.ESTABLISHED
+        """Authenticated, neither replaced nor being deleted, and not a rekeying's rival still undecided."""
+        return self.state is IkeState.ESTABLISHED and self.predecessor is None
 
     @property
     def rtt_s(self) -> float | None:
@@ -311,6 +311,9 @@ class IkeSa:
         self.state = IkeState.CLOSED
         self.env.timers.cancel_all(self.number)
         self.env.table.remove(self)
+        if self.predecessor is not None:
+            self.predecessor.successor = None
+            self.predecessor = None
         waiting = ([self.active] if self.active is not None else []) + list(self.queue)
         self.active = None
         self.queue.clear()

@@ -264,6 +264,10 @@ class Endpoint:
         lifetimes.arm_child(sa, child)
         self._recovery.child_installed(child)
 
+    def rekey_due(self, now: Now, sa: IkeSa) -> None:
+        """The IKE SA must be replaced soon."""
+        lifetimes.rekey_ike(sa, now)
+
     def impatient(self, now: Now, sa: IkeSa, attempts: int) -> bool:
         """A peer that does not answer IKE_SESSION_RESUME may not know it."""
         if sa.setup is None or sa.setup.resume_plan is None or attempts < resume.PATIENCE:

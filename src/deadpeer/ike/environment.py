@@ -49,6 +49,10 @@ class Lifecycle(Protocol):
         """A child SA is installed, or moved to this IKE SA: arm its timers."""
         ...
 
+    def rekey_due(self, now: Now, sa: IkeSa) -> None:
+        """The IKE SA must be replaced soon."""
+        ...
+
     def impatient(self, now: Now, sa: IkeSa, attempts: int) -> bool:
         """The first message of a setup is unanswered: True if something else is tried instead."""
         ...

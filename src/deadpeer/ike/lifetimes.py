@@ -11,6 +11,7 @@ from deadpeer.ike.exchanges.informational import DeleteIke, expire_child
 from deadpeer.ike.extension import IdleTimeout
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import Now
+from deadpeer.wire import KEEPALIVE
 
 
 def rekey_delay_s(lifetime: Lifetime, entropy: Entropy) -> float:
@@ -24,13 +25,18 @@ def arm_ike(sa: IkeSa, now: Now) -> None:
     timers, lifetime = sa.env.timers, sa.connection.lifetime
     if lifetime.rekey_s > 0:
         at = now.after(rekey_delay_s(lifetime, sa.env.entropy))
-        timers.arm(sa.number, "IKE SA rekey", at, lambda t: sa.submit(t, RekeyIke()))
+        timers.arm(sa.number, "IKE SA rekey", at, lambda t: rekey_ike(sa, t))
     if lifetime.life_s > 0:
         at = now.after(lifetime.life_s)
         timers.arm(sa.number, "IKE SA end of life", at, lambda t: _ike_ends(sa, t))
     if sa.local_behind_nat and sa.env.config.nat_keepalive_s > 0:
-        sa.arm_keepalive(now)
+        _arm_keepalive(sa, now)
     arm_idle(sa, now)
+
+
+def rekey_ike(sa: IkeSa, now: Now) -> None:
+    """Replace an IKE SA."""
+    sa.submit(now, RekeyIke())
 
 
 def arm_idle(sa: IkeSa, now: Now) -> None:
@@ -62,6 +68,18 @@ def arm_child(sa: IkeSa, child: ChildSa) -> None:
         timers.arm(owner, "child SA rekey", child.created_ns + int(delay * 1e9), rekey)
     if lifetime.life_s > 0 and timers.armed(owner, "child SA end of life") is None:
         timers.arm(owner, "child SA end of life", child.created_ns + int(lifetime.life_s * 1e9), expire)
+
+
+def _arm_keepalive(sa: IkeSa, now: Now) -> None:
+    at = now.after(sa.env.config.nat_keepalive_s)
+    sa.env.timers.arm(sa.number, "NAT keepalive", at, lambda t: _keepalive(sa, t))
+
+
+def _keepalive(sa: IkeSa, now: Now) -> None:
+    """RFC 3948 section 4: sent from behind the NAT, so that its mapping lives."""
+    if sa.local_behind_nat and sa.state is IkeState.ESTABLISHED:
+        sa.env.transmit_raw(KEEPALIVE, sa.local, sa.remote, "NAT keepalive")
+        _arm_keepalive(sa, now)
 
 
 def _ike_ends(sa: IkeSa, now: Now) -> None:

@@ -18,11 +18,10 @@ from deadpeer.ike.exchange import Exchange
 from deadpeer.ike.protection import Opened, Protection
 from deadpeer.ike.rtt import RttEstimator
 from deadpeer.ike.state import IkeState
-from deadpeer.ike.window import Arrival, Packets, RecvWindow, SendWindow
+from deadpeer.ike.window import REKEY_MESSAGE_ID, Arrival, Packets, RecvWindow, SendWindow
 from deadpeer.plane.model import MoveChild, RemoveChild
 from deadpeer.values import NS_PER_S, Address, Datagram, Now
 from deadpeer.wire import (
-    KEEPALIVE,
     Delete,
     ExchangeType,
     Header,
@@ -173,6 +172,10 @@ class IkeSa:
             exchange = self._next_due(now)
             if exchange is None:
                 return
+            if self.send.exhausted:
+                exchange.abandoned(self, now, "message IDs are used up")
+                self.env.lifecycle.ended(now, self, "message IDs are used up")
+                return
             payloads = exchange.request(self, now)
             if payloads is None or self.state is IkeState.CLOSED:
                 continue
@@ -186,6 +189,8 @@ class IkeSa:
         self._transmit(packets, reason)
         self.backoff = 1
         retransmission.arm(self, now)
+        if self.send.next_id == REKEY_MESSAGE_ID:
+            self.env.lifecycle.rekey_due(now, self)
 
     def retransmit(self, now: Now, reason: str, *, restart: bool = False) -> None:
         """Send the outstanding request again, identically. `restart` begins the backoff anew."""
@@ -282,11 +287,6 @@ class IkeSa:
         wanted = int.from_bytes(spi, "big")
         return next((c for c in self.children.values() if c.spi_out == wanted), None)
 
-    def child_by_inbound(self, spi: bytes) -> ChildSa | None:
-        """The child that receives with this ESP SPI (4 octets)."""
-        wanted = int.from_bytes(spi, "big")
-        return next((c for c in self.children.values() if c.spi_in == wanted), None)
-
     # --- lifecycle -------------------------------------------------------------------------------
 
     def established_now(self, now: Now) -> None:
@@ -330,17 +330,6 @@ class IkeSa:
         """One DELETE that nobody waits for (the peer most likely does not know this SA any more)."""
         packets = self.seal(ExchangeType.INFORMATIONAL, self.send.next_id, False, (delete_payload(),))
         self._transmit(packets, "farewell DELETE")
-
-    def keepalive(self, now: Now) -> None:
-        """Send a NAT keepalive if we are behind a NAT, and arm the next one (RFC 3948 section 4)."""
-        if self.local_behind_nat and self.state in (IkeState.ESTABLISHED, IkeState.REKEYED):
-            self.env.transmit_raw(KEEPALIVE, self.local, self.remote, "NAT keepalive")
-            self.arm_keepalive(now)
-
-    def arm_keepalive(self, now: Now) -> None:
-        """Arm the next NAT keepalive."""
-        at = now.after(self.env.config.nat_keepalive_s)
-        self.env.timers.arm(self.number, "NAT keepalive", at, self.keepalive)
 
     def move(self, now: Now, local: Address, remote: Address) -> None:
         """Use these UDP end points from now on, for the children too."""

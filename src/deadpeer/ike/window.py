@@ -7,6 +7,10 @@ from enum import Enum
 
 from deadpeer.ike.digest import fingerprint
 
+MAX_MESSAGE_ID = 2**32 - 1
+REKEY_MESSAGE_ID = MAX_MESSAGE_ID - 2**16
+"""From here on an IKE SA ought to be replaced: message IDs must not wrap (section 2.2)."""
+
 Packets = tuple[bytes, ...]
 """The octets of one IKE message, or of its fragments, without the non-ESP marker."""
 
@@ -32,6 +36,11 @@ class SendWindow:
     def room(self) -> bool:
         """Whether a new request may be sent."""
         return self.outstanding is None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all message IDs are used."""
+        return self.next_id > MAX_MESSAGE_ID
 
     def open(self, packets: Packets, now_ns: int) -> Outstanding:
         """Record the request with message ID `next_id` as sent. Raises RuntimeError if there is no room."""

@@ -136,6 +136,9 @@ class FakeCore:
             None,
         )
 
+    def find_by_inbound(self, spi_in: int) -> FakeSa | None:
+        return next((sa for sa in self.sas if any(c.spi_in == spi_in for c in sa.child_views)), None)
+
     def find_with_peer(self, remote: Address) -> FakeSa | None:
         return next((sa for sa in self.sas if sa.remote == remote and sa.established), None)
 

@@ -28,7 +28,6 @@ class Announcer(Extension):
         self._rounds = options.announce_rounds if options.announce and self._gap_ns else 0
         self._pause_ns = int(options.announce_interval_s * NS_PER_S)
         self._round = 0
-        self._began_ns = 0
         self._sas: list[tuple[int, ...]] = []
         self._position = 0
         self._due_ns: int | None = None
@@ -92,11 +91,9 @@ class Announcer(Extension):
             self._sas = []
             self._due_ns = None
             return
-        pause_ns = self._jittered(self._pause_ns << (self._round - 1))
-        self._begin(max(now.mono_ns + self._gap_ns, self._began_ns + pause_ns))
+        self._begin(now.mono_ns + self._jittered(self._pause_ns << (self._round - 1)))
 
     def _begin(self, at_ns: int) -> None:
-        self._began_ns = at_ns
         self._position = 0
         self._due_ns = at_ns if self._sas else None
         self._shuffle()

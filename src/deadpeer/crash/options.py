@@ -175,7 +175,7 @@ class CrashOptions:
     announce_rounds: int = 5
     """How often a peer is told that does not come back."""
     announce_interval_s: float = 2.0
-    """Between the beginnings of the first two rounds; doubled for each further one."""
+    """Between the first two rounds, give or take half of it; doubled for each further one."""
 
     ticket_rotation_s: float = 8 * 3600.0
     """A key seals resumption tickets for so long; then another does, and it goes when they have expired."""

@@ -386,7 +386,7 @@ class QcdSection(Section):
     announce_rounds: int = _key(5, "How often a peer that does not come back is told.", "5", ge=1, le=20)
     announce_interval: Seconds = _key(
         2.0,
-        "Between the beginnings of the first two rounds of announcements; doubled for each further round.",
+        "Between the first two rounds of announcements, give or take half; doubled for each further one.",
         '"2s"',
         gt=0,
     )

@@ -73,6 +73,11 @@ class Monitor(Extension):
         for listener in self._listeners:
             listener(now, sa, hint)
 
+    def probed_ns(self, sa: SaView) -> int | None:
+        """When a hint last had the liveness of this SA checked, monotonic ns."""
+        suspicion = self._suspicions.get(sa.number)
+        return suspicion.probed_ns if suspicion is not None else None
+
     def verdict(self, sa: SaView, proof: Proof, suspected_ns: int | None = None) -> Verdict:
         """The verdict on `sa` with the hints of this episode. `suspected_ns`: an earlier first suspicion."""
         suspicion = self._suspicions.get(sa.number)

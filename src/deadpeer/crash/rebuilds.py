@@ -7,17 +7,23 @@ not answer counts nothing: it is begun again after a pause that doubles up to a 
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
+from deadpeer.crash.evidence import same_peer
 from deadpeer.crash.limiter import Bucket, Rate
 from deadpeer.crash.options import CrashOptions
-from deadpeer.ike.extension import Extension, SaClosed, SaView, Signal
+from deadpeer.ike.extension import Condemned, Extension, Rebuilt, SaClosed, SaEstablished, SaView, Signal
 from deadpeer.values import NS_PER_S, Now
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 MAX_PEERS = 4096
 """Peers with a budget of their own that is not full; beyond, the one used least recently is forgotten."""
+
+RIVALS_S = 10.0
+"""New SAs that come up within such a time may have been built for the same reason."""
+MAX_MET = 256
 
 
 class Rebuilds(Extension):
@@ -30,6 +36,7 @@ class Rebuilds(Extension):
         self._budgets: dict[str, Bucket] = {}
         self._under_way: dict[int, _Rebuild] = {}
         self._pauses: dict[int, _Pause] = {}
+        self._met: deque[_Met] = deque(maxlen=MAX_MET)
 
     def begin(self, now: Now, sa: SaView, owner: str) -> bool:
         """Build a new SA beside `sa`; `owner` will be told by the core's signals. False: not now."""
@@ -102,9 +109,20 @@ class Rebuilds(Extension):
         self.core.event("rebuild_called_off", connection=sa.connection.name, sa=sa.number, reason=reason)
 
     def observe(self, now: Now, signal: Signal) -> None:
-        if isinstance(signal, SaClosed):
-            self._under_way.pop(signal.sa.number, None)
-            self._pauses.pop(signal.sa.number, None)
+        match signal:
+            case Rebuilt(old=old, new=new):
+                self._meet(now, _Met(now.mono_ns, new, old.number))
+            case SaEstablished(sa=sa) if not sa.initiator:
+                self._meet(now, _Met(now.mono_ns, sa, None))
+            case Condemned(sa=sa):
+                # What is being built goes on: the core recovers with it.
+                self._under_way.pop(sa.number, None)
+            case SaClosed(sa=sa):
+                if self._under_way.pop(sa.number, None) is not None:
+                    self.core.abandon_rebuild(now, sa, "the old SA is deleted")
+                self._pauses.pop(sa.number, None)
+            case _:
+                pass
 
     def counters(self) -> dict[str, int]:
         return {
@@ -112,6 +130,19 @@ class Rebuilds(Extension):
             "rebuilds.peers": len(self._budgets),
             "rebuilds.pauses": len(self._pauses),
         }
+
+    def _meet(self, now: Now, new: _Met) -> None:
+        """Keep one of two new SAs that both sides built at the same time."""
+        while self._met and now.mono_ns - self._met[0].at_ns > RIVALS_S * NS_PER_S:
+            self._met.popleft()
+        for other in self._met:
+            ours, theirs = (new, other) if other.beside is None else (other, new)
+            if ours.beside is None or theirs.beside is not None or theirs.sa.number <= ours.beside:
+                continue
+            if theirs.sa.established and same_peer(theirs.sa, ours.sa) and theirs.sa.spi_i < ours.sa.spi_i:
+                self.core.count("rebuild.rival")
+                self.core.dismiss(now, ours.sa, "the peer built one too")
+        self._met.append(new)
 
     def _charge(self, now: Now, sa: SaView) -> None:
         self._budget(now, sa).take(now.mono_ns, self._rate)
@@ -135,6 +166,15 @@ class _Rebuild:
     owner: str
     hurried_ns: int | None = None
     bucket: Bucket | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """A new SA: ours, built beside the one with that number, or the peer's."""
+
+    at_ns: int
+    sa: SaView
+    beside: int | None
 
 
 @dataclass(slots=True)

@@ -83,7 +83,12 @@ class Reconnect(Extension):
         if not sa.established or not sa.request_in_flight:
             return
         evidence = Evidence.of(hint.kind)
-        doubt = self._doubts.get(sa.number) or _Doubt(sa, now.mono_ns)
+        doubt = self._doubts.get(sa.number)
+        if doubt is None:
+            doubt = _Doubt(sa, now.mono_ns)
+            if evidence is not Evidence.SILENCE and self._monitor.probed_ns(sa) != now.mono_ns:
+                # What is in flight may be waiting for a long backoff: the check begins now.
+                self.core.probe(now, sa, hint.kind)
         due = self._policy.act_ns(sa, Method.RECONNECT, evidence, doubt.asked_ns)
         if due is None:
             return

@@ -16,7 +16,7 @@ from deadpeer.crash.options import CrashOptions, Method
 from deadpeer.crash.policy import Evidence, Policy
 from deadpeer.crash.rebuilds import Rebuilds
 from deadpeer.crash.sir_judgement import Action, News, Phase, judge, window_s
-from deadpeer.crash.sir_wire import Check, CookieMint, Subject, Verb, decode, encode, is_check
+from deadpeer.crash.sir_wire import TICK_NS, Check, CookieMint, Subject, Verb, decode, encode, is_check
 from deadpeer.crypto import Entropy
 from deadpeer.ike.evidence import Hint
 from deadpeer.ike.extension import (
@@ -41,6 +41,10 @@ PATIENT_CAP_S = 8.0
 PATIENT_AFTER = 60
 """Queries about an SA are repeated with an interval that doubles to one second; after so many, to eight."""
 
+CHILD_DOUBT_S = 10.0
+"""A hint about a child so soon after the peer proved that it lives is about the child alone."""
+_LATER_NS = NS_PER_S
+
 
 class Sir(Extension):
     """Asks peers that speak SIR about suspected SAs, and judges what they say."""
@@ -55,7 +59,9 @@ class Sir(Extension):
         self._rebuilds = rebuilds
         self._entropy = entropy
         self._rate = Rate(options.query_rate, options.query_burst)
+        self._child_rate = Rate(options.lost_child_rate, options.lost_child_burst)
         self._cases: dict[int, _Case] = {}
+        self._limits: dict[int, _Limits] = {}
         self._queries: Agenda[int] = Agenda("CHECK_SPI query")
         self._windows: Agenda[int] = Agenda("CHECK_SPI window")
         monitor.listen(self._suspected)
@@ -75,10 +81,13 @@ class Sir(Extension):
             case RebuildFailed(old=old) if self._rebuilds.owner(old) == self.name:
                 self._queries.set(old.number, self._rebuilds.failed(now, old))
                 self._step(now, self._cases[old.number], News.FAILED)
-            case SaRekeyed(old=sa):
-                self._alive(now, sa)
+            case SaRekeyed(old=old, new=new):
+                self._alive(now, old)
+                if old.number in self._limits:
+                    self._limits[new.number] = self._limits.pop(old.number)
             case SaClosed(sa=sa):
                 self._forget(sa)
+                self._limits.pop(sa.number, None)
             case _:
                 pass
 
@@ -113,24 +122,36 @@ class Sir(Extension):
         if due is None or not sa.established:
             return
         if case is None:
-            case = self._cases[sa.number] = _Case(sa, now.mono_ns, Bucket(now.mono_ns, self._rate))
-        if case.phase is Phase.QUIET:
-            self._queries.hasten(sa.number, max(due, now.mono_ns))
-            told = Evidence.of(hint.kind) is not Evidence.SILENCE
-            if told and case.sent and self._may_repeat(now, case):
-                self._queries.hasten(sa.number, now.mono_ns)
-            self.expire(now)
+            case = self._cases[sa.number] = _Case(sa, now.mono_ns)
+        limits = self._limits.setdefault(sa.number, _Limits(now.mono_ns, self._rate, self._child_rate))
+        if hint.kind == "invalid-spi":
+            self._doubt_child(now, sa, limits, int(hint.detail, 16))
+        if case.phase is not Phase.QUIET:
+            return
+        if not case.sent:
+            self._queries.hasten(sa.number, self._first_ns(now, case, limits, max(due, now.mono_ns)))
+        elif Evidence.of(hint.kind) is not Evidence.SILENCE and self._may_repeat(now, case, limits):
+            self._queries.hasten(sa.number, now.mono_ns)
+        self.expire(now)
 
-    def _may_repeat(self, now: Now, case: _Case) -> bool:
+    def _first_ns(self, now: Now, case: _Case, limits: _Limits, due_ns: int) -> int:
+        """When the first query goes out: later if answered suspicions have used up what hints may cause."""
+        if not case.granted:
+            case.granted = limits.queries.take(now.mono_ns, self._rate)
+        return due_ns if case.granted else max(due_ns, case.asked_ns + _LATER_NS)
+
+    def _may_repeat(self, now: Now, case: _Case, limits: _Limits) -> bool:
         """A hint has the query repeated at once, not within a round trip, and not often."""
         spacing_ns = int(case.rtt_s * NS_PER_S)
-        return now.mono_ns - case.sent_ns >= spacing_ns and case.bucket.take(now.mono_ns, self._rate)
+        return now.mono_ns - case.sent_ns >= spacing_ns and limits.queries.take(now.mono_ns, self._rate)
 
     def _query_due(self, now: Now, case: _Case) -> None:
         sa = case.sa
         if not sa.established or case.phase not in (Phase.QUIET, Phase.ACKED):
             return
         self._ask(now, sa, Subject.ike(sa.spi_i, sa.spi_r))
+        if not case.sent:
+            case.first_sent_ns = now.mono_ns
         case.sent += 1
         case.sent_ns = now.mono_ns
         cap = QUERY_CAP_S if case.sent < PATIENT_AFTER else PATIENT_CAP_S
@@ -157,14 +178,16 @@ class Sir(Extension):
         if made_ns is None:
             self.core.count("check.bad_cookie")
             return
+        if check.subject.protocol == Protocol.ESP:
+            self._child_answered(now, sa, check)
+            return
         case = self._cases.get(sa.number)
-        if case is None:
-            # The suspicion is over: the peer has proved, since that query, that it lives.
+        if case is None or not case.sent or made_ns + TICK_NS <= case.first_sent_ns:
+            # That suspicion is over: the peer has proved, since that query, that it lives.
             self.core.count("check.too_late")
             return
         self.core.count(f"check.{check.verb.name.lower()}_received")
-        if check.subject.protocol == Protocol.IKE:
-            self._step(now, case, News.ACK if check.verb is Verb.ACK else News.NACK)
+        self._step(now, case, News.ACK if check.verb is Verb.ACK else News.NACK)
 
     def _sa_of(self, check: Check, datagram: Datagram) -> SaView | None:
         if check.subject.protocol == Protocol.IKE:
@@ -178,6 +201,34 @@ class Sir(Extension):
             return
         self._step(now, case, News.ALIVE)
         self._forget(sa)
+        if sa.number in self._limits:
+            self._limits[sa.number].alive_ns = now.mono_ns
+
+    # --- children --------------------------------------------------------------------------------
+
+    def _doubt_child(self, now: Now, sa: SaView, limits: _Limits, spi: int) -> None:
+        """Somebody does not know a child of ours, again, after the peer has proved that it lives: then it is
+        the child that may be lost, and the question is about its SPI."""
+        if limits.alive_ns is None or now.mono_ns - limits.alive_ns > CHILD_DOUBT_S * NS_PER_S:
+            return
+        if limits.rekeyed != spi and limits.child_queries.take(now.mono_ns, self._rate):
+            self._ask(now, sa, Subject.esp(spi))
+
+    def _child_answered(self, now: Now, sa: SaView, check: Check) -> None:
+        """A child that is denied is rekeyed under protection: a peer that has it rekeys it, one that does not
+        says CHILD_SA_NOT_FOUND (RFC 7296 section 2.25), and only that makes the core drop it. So the NACK
+        of a child needs no window, and a forged one costs one rekey."""
+        limits = self._limits.get(sa.number)
+        spi = int.from_bytes(check.subject.spi, "big")
+        if check.verb is not Verb.NACK or limits is None or limits.rekeyed == spi:
+            self.core.count(f"check.child_{check.verb.name.lower()}")
+        elif not limits.rekeys.take(now.mono_ns, self._child_rate):
+            self.core.count("check.child_limited")
+        elif self.core.rekey_child(now, sa, spi, "denied by CHECK_SPI"):
+            limits.rekeyed = spi
+            self.core.event(
+                "child_denied", "notice", connection=sa.connection.name, sa=sa.number, spi=f"{spi:08x}"
+            )
 
     # --- judgement -------------------------------------------------------------------------------
 
@@ -206,6 +257,9 @@ class Sir(Extension):
             case.nack_ns, case.window_s, case.new = now.mono_ns, window_s(case.rtt_s), None
             self._windows.set(sa.number, now.after(case.window_s))
             self._queries.cancel(sa.number)
+            # A peer that lives can contradict within the window under protection, whatever limits there are
+            # for hints and for answers to strangers.
+            self.core.probe(now, sa, "sir-nack")
             self.core.event(
                 "sir_window", connection=sa.connection.name, sa=sa.number, seconds=round(case.window_s, 3)
             )
@@ -262,6 +316,20 @@ class Sir(Extension):
         self._windows.cancel(sa.number)
 
 
+class _Limits:
+    """What outlasts the suspicions of one IKE SA: what they may cause, and when the last was answered."""
+
+    __slots__ = ("alive_ns", "child_queries", "queries", "rekeyed", "rekeys")
+
+    def __init__(self, now_ns: int, queries: Rate, rekeys: Rate) -> None:
+        self.queries = Bucket(now_ns, queries)
+        self.child_queries = Bucket(now_ns, queries)
+        self.rekeys = Bucket(now_ns, rekeys)
+        self.alive_ns: int | None = None
+        self.rekeyed: int | None = None
+        """The SPI of the child that was denied and rekeyed last."""
+
+
 @dataclass(slots=True)
 class _Case:
     """What is kept about a suspected SA."""
@@ -269,9 +337,11 @@ class _Case:
     sa: SaView
     asked_ns: int
     """When its liveness check was asked for."""
-    bucket: Bucket
+    granted: bool = False
+    """The first query is paid for."""
     phase: Phase = Phase.QUIET
     sent: int = 0
+    first_sent_ns: int = 0
     sent_ns: int = 0
     nack_ns: int = 0
     window_s: float = 0.0

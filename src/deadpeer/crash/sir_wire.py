@@ -37,6 +37,9 @@ MAX_COOKIE = 64
 COOKIE_VALID_S = 5.0
 """For so long an answer is taken: a few of the longest round trips, retransmission left out."""
 
+TICK_NS = NS_PER_S // 10
+"""The unit of a cookie's time."""
+
 SECRET_SIZE = 32
 SECRET_LIFE_S = 3600.0
 
@@ -160,9 +163,9 @@ class CookieMint:
         if secret is None or not compare_digest(cookie, _cookie(secret, generation, tick, subject, bob)):
             return None
         age = (_tick(now_ns) - tick) & 0xFFFFFFFF
-        if age > COOKIE_VALID_S * NS_PER_S / _TICK_NS:
+        if age > COOKIE_VALID_S * NS_PER_S / TICK_NS:
             return None
-        asked_ns: int = (now_ns // _TICK_NS - age) * _TICK_NS
+        asked_ns: int = (now_ns // TICK_NS - age) * TICK_NS
         return asked_ns
 
     def _rotate(self, now_ns: int) -> None:
@@ -172,13 +175,12 @@ class CookieMint:
         self._since_ns = now_ns
 
 
-_TICK_NS = NS_PER_S // 10
 # generation, time
 _COOKIE = Struct("!BI")
 
 
 def _tick(now_ns: int) -> int:
-    return (now_ns // _TICK_NS) & 0xFFFFFFFF
+    return (now_ns // TICK_NS) & 0xFFFFFFFF
 
 
 def _cookie(secret: bytes, generation: int, tick: int, subject: Subject, bob: Address) -> bytes:

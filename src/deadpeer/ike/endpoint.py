@@ -179,6 +179,16 @@ class Endpoint:
         replace_lost(found, now, child, reason)
         return True
 
+    def rekey_child(self, now: Now, sa: ext.SaView, spi_out: int, reason: str) -> bool:
+        """Rekey the child that sends with `spi_out`; if the peer lost it, it is made anew."""
+        found = self._env.table.get(sa.number)
+        child = found.child_by_outbound(spi_out.to_bytes(4, "big")) if found is not None else None
+        if found is None or child is None or child.state is not ChildState.INSTALLED:
+            return False
+        self._env.event("child_rekey", connection=found.connection.name, child=child.name, reason=reason)
+        found.submit(now, RekeyChild(child))
+        return True
+
     def condemn(self, now: Now, sa: ext.SaView, verdict: Verdict, *, farewell: bool = False) -> None:
         """Drop the SA and its children, on proof, and recover as the configuration says.
 

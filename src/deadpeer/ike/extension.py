@@ -166,6 +166,11 @@ class Core(Protocol):
         """The peer says, protected, that it lost the child it receives with `spi_out`: build it anew."""
         ...
 
+    def rekey_child(self, now: Now, sa: SaView, spi_out: int, reason: str) -> bool:
+        """Rekey the child that sends with `spi_out`. A peer that lost it says so, protected, and it is made
+        anew. False if there is no such child, or it is being replaced already."""
+        ...
+
     def condemn(self, now: Now, sa: SaView, verdict: Verdict, *, farewell: bool = False) -> None:
         """Drop the SA and its children and recover as the configuration says.
 

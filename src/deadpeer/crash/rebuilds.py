@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from deadpeer.crash.evidence import same_peer
 from deadpeer.crash.limiter import Bucket, Rate
 from deadpeer.crash.options import CrashOptions
-from deadpeer.ike.extension import Condemned, Extension, Rebuilt, SaClosed, SaEstablished, SaView, Signal
+from deadpeer.ike.extension import (
+    Condemned,
+    Extension,
+    Rebuilt,
+    SaClosed,
+    SaEstablished,
+    SaRekeyed,
+    SaView,
+    Signal,
+)
 from deadpeer.values import NS_PER_S, Now
 
 FIRST_PAUSE_S = 1.0
@@ -36,7 +45,13 @@ class Rebuilds(Extension):
         self._budgets: dict[str, Bucket] = {}
         self._under_way: dict[int, _Rebuild] = {}
         self._pauses: dict[int, _Pause] = {}
+        self._peers: dict[str, dict[int, SaView]] = {}
+        """The SAs with each peer, by number."""
+        self._new: dict[int, SaView] = {}
+        """The new SA that came up beside an old one, by the old one's number, while both stand."""
         self._met: deque[_Met] = deque(maxlen=MAX_MET)
+        self._called_off: set[int] = set()
+        """Old SAs whose peer lives, though the new SA may have been too far to be given up."""
 
     def begin(self, now: Now, sa: SaView, owner: str) -> bool:
         """Build a new SA beside `sa`; `owner` will be told by the core's signals. False: not now."""
@@ -58,6 +73,7 @@ class Rebuilds(Extension):
                     "rebuild_refused", "warning", connection=sa.connection.name, sa=sa.number, reason=owner
                 )
             return False
+        self._called_off.discard(sa.number)
         self._under_way[sa.number] = _Rebuild(owner)
         if not self.core.rebuild(now, sa, owner):
             self._under_way.pop(sa.number, None)
@@ -70,6 +86,15 @@ class Rebuilds(Extension):
         """Who asked for the new SA that is being built beside this one."""
         rebuild = self._under_way.get(sa.number)
         return rebuild.owner if rebuild is not None else None
+
+    def sibling(self, sa: SaView) -> SaView | None:
+        """A newer SA of the same peer that has all children of `sa`: nothing new need be built for it."""
+        names = {child.name for child in sa.child_views}
+        for other in self._peers.get(_peer(sa), {}).values():
+            newer = other.number > sa.number and same_peer(sa, other)
+            if newer and names <= {child.name for child in other.child_views}:
+                return other
+        return None
 
     def hurry(self, now: Now, sa: SaView, reason: str) -> None:
         """The peer may be back: what the new SA waits for is sent again, at most once per round trip."""
@@ -100,10 +125,11 @@ class Rebuilds(Extension):
         return now.after(length)
 
     def call_off(self, now: Now, sa: SaView, reason: str) -> None:
-        """The peer lives, or may live: the new SA is given up."""
+        """The peer lives, or may live: the new SA is given up, or replaces the old one if it was too far."""
         if self._under_way.pop(sa.number, None) is None:
             return
         self._charge(now, sa)
+        self._called_off.add(sa.number)
         self.core.count("rebuild.called_off")
         self.core.abandon_rebuild(now, sa, reason)
         self.core.event("rebuild_called_off", connection=sa.connection.name, sa=sa.number, reason=reason)
@@ -111,9 +137,16 @@ class Rebuilds(Extension):
     def observe(self, now: Now, signal: Signal) -> None:
         match signal:
             case Rebuilt(old=old, new=new):
-                self._meet(now, _Met(now.mono_ns, new, old.number))
-            case SaEstablished(sa=sa) if not sa.initiator:
-                self._meet(now, _Met(now.mono_ns, sa, None))
+                self._new[old.number] = new
+                if old.number in self._called_off:
+                    # Both live and the peer may send on either: one of them goes, the newer one stays.
+                    self.core.dismiss(now, old, "replaced")
+            case SaEstablished(sa=sa):
+                self._peers.setdefault(_peer(sa), {})[sa.number] = sa
+                if not sa.initiator:
+                    self._meet(now, _Met(now.mono_ns, sa, None))
+            case SaRekeyed(new=new):
+                self._peers.setdefault(_peer(new), {})[new.number] = new
             case Condemned(sa=sa):
                 # What is being built goes on: the core recovers with it.
                 self._under_way.pop(sa.number, None)
@@ -121,14 +154,20 @@ class Rebuilds(Extension):
                 if self._under_way.pop(sa.number, None) is not None:
                     self.core.abandon_rebuild(now, sa, "the old SA is deleted")
                 self._pauses.pop(sa.number, None)
+                self._called_off.discard(sa.number)
+                self._gone(sa)
+                if sa.number in self._new:
+                    self._meet(now, _Met(now.mono_ns, self._new.pop(sa.number), sa.number))
             case _:
                 pass
 
     def counters(self) -> dict[str, int]:
         return {
             "rebuilds.under_way": len(self._under_way),
-            "rebuilds.peers": len(self._budgets),
+            "rebuilds.budgets": len(self._budgets),
+            "rebuilds.peers": len(self._peers),
             "rebuilds.pauses": len(self._pauses),
+            "rebuilds.beside": len(self._new),
         }
 
     def _meet(self, now: Now, new: _Met) -> None:
@@ -144,17 +183,26 @@ class Rebuilds(Extension):
                 self.core.dismiss(now, ours.sa, "the peer built one too")
         self._met.append(new)
 
+    def _gone(self, sa: SaView) -> None:
+        sas = self._peers.get(_peer(sa), {})
+        sas.pop(sa.number, None)
+        if not sas:
+            self._peers.pop(_peer(sa), None)
+
     def _charge(self, now: Now, sa: SaView) -> None:
         self._budget(now, sa).take(now.mono_ns, self._rate)
 
     def _budget(self, now: Now, sa: SaView) -> Bucket:
         """The budget of the peer: who it is, not where, so that a new SA begins with no new budget."""
-        peer = f"{sa.connection.name} {sa.remote_identity}"
-        bucket = self._budgets.pop(peer, None) or Bucket(now.mono_ns, self._rate)
-        self._budgets[peer] = bucket
+        bucket = self._budgets.pop(_peer(sa), None) or Bucket(now.mono_ns, self._rate)
+        self._budgets[_peer(sa)] = bucket
         while len(self._budgets) > MAX_PEERS:
             del self._budgets[next(iter(self._budgets))]
         return bucket
+
+
+def _peer(sa: SaView) -> str:
+    return f"{sa.connection.name} {sa.remote_identity}"
 
 
 HURRY = Rate(1.0, 3.0)

@@ -36,6 +36,9 @@ from deadpeer.values import Deadline, Now
 AGAIN_S = 1.0
 """When another method builds a new SA already, or none can be begun: how long until the next look."""
 
+SIBLING_S = 0.2
+"""How often, at most, it is looked whether the peer has answered on a newer SA."""
+
 
 class Reconnect(Extension):
     """Replaces SAs whose liveness check stays unanswered."""
@@ -104,10 +107,25 @@ class Reconnect(Extension):
         sa = doubt.sa
         if not sa.established or not sa.request_in_flight or sa.last_heard_ns > doubt.asked_ns:
             self._forget(sa)
+        elif self._rebuilds.owner(sa) is None and (other := self._rebuilds.sibling(sa)) is not None:
+            self._compare(now, doubt, other)
         elif not self._rebuilds.begin(now, sa, self.name):
             doubt.waits = True
             doubt.pause_s = min(2 * doubt.pause_s, LONGEST_PAUSE_S)
             self._agenda.set(sa.number, now.after(doubt.pause_s))
+
+    def _compare(self, now: Now, doubt: _Doubt, other: SaView) -> None:
+        """A newer SA of this peer serves the same children (we missed the old one's DELETE, or both sides
+        built one): if the peer answers there and not here, that one has replaced this one."""
+        proof = Replaced.check(at_ns=now.mono_ns, old=doubt.sa, new=other, asked_ns=doubt.asked_ns)
+        if proof is not None and other.last_heard_ns > doubt.asked_ns:
+            verdict = self._monitor.verdict(doubt.sa, proof)
+            self.core.condemn(now, doubt.sa, verdict, farewell=True)
+            return
+        if not other.request_in_flight:
+            self.core.probe(now, other, "sibling")
+        doubt.waits = True
+        self._agenda.set(doubt.sa.number, now.after(max(other.rto_s, SIBLING_S)))
 
     def _alive(self, now: Now, sa: SaView) -> None:
         if self._doubts.get(sa.number) is None:

@@ -263,12 +263,13 @@ class Recovery:
         return self._rebuild_of(old.number) is not None
 
     def abandon_rebuild(self, now: Now, old_number: int, reason: str) -> None:
-        """Give up the SA that is being built beside this one, if it is not up yet."""
+        """Give up the SA that is being built beside this one, unless the peer may have it already."""
         new = self._rebuild_of(old_number)
         if new is None:
             return
-        if new.resumed_by is not None and new.state is IkeState.AUTHENTICATING:
-            # A gateway drops the old SA of a resumed one, and may have done so with our IKE_AUTH.
+        if new.state is IkeState.AUTHENTICATING:
+            # Our IKE_AUTH may have arrived: the peer sends on the new child SA from then on, and has
+            # dropped the old IKE SA if the new one is resumed. `Rebuilt` follows.
             self._env.event("rebuild_goes_on", sa=old_number, reason=reason)
             return
         self._attempts.pop(new.number, None)

@@ -142,6 +142,7 @@ class Relay:
     def _deliver(self) -> None:
         for delivery, passing in self._link.due(time.monotonic_ns()):
             sock, peer = self._outgoing[delivery.way, delivery.lane]
+            now_ns = time.monotonic_ns()  # before it goes: the far side may act on it at once
             try:
                 sock.sendto(delivery.payload, peer)
             except OSError as error:
@@ -149,7 +150,6 @@ class Relay:
                 self._stats[f"{delivery.way} {error.strerror or 'error'}"] += 1
             else:
                 self._stats[f"{delivery.way} delivered"] += 1
-            now_ns = time.monotonic_ns()
             self._late_ns = max(self._late_ns, now_ns - delivery.at_ns)
             self._trace(delivery.way, delivery.lane, delivery.payload, passing.arrived_ns, now_ns)
 

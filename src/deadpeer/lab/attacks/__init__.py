@@ -1,0 +1,1 @@
+"""Attackers in the lab: what each of them does, what must hold all the same, and what was measured."""

@@ -1,0 +1,91 @@
+"""An attack and what came of it, as values. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from deadpeer.lab.options import LabOptions, Method
+
+Place = Literal["off-path", "on-path"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One entry of the catalogue.
+
+    `place`: off-path attackers can send from any address and see nothing of the link; on-path ones see all
+    and decide what passes. `methods`: those against which it says something, the first one by default.
+    `does` and `promise` are sentences for people: what the attacker does, and what must hold.
+    """
+
+    name: str
+    place: Place
+    methods: tuple[Method, ...]
+    does: str
+    promise: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that must hold: in words, its bound, what was measured."""
+
+    what: str
+    bound: str
+    measured: str
+    holds: bool
+
+    def to_record(self) -> dict[str, Any]:
+        return {"what": self.what, "bound": self.bound, "measured": self.measured, "holds": self.holds}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """CPU seconds that both gateways used within `seconds` of wall-clock time."""
+
+    seconds: float
+    alice_cpu_s: float
+    bob_cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttackResult:
+    """One attack on living gateways under traffic. Counts of packets; octets are those of UDP payloads.
+
+    `sent`: by the attacker (forged, replayed or held back); `answered`: what he provoked from both
+    gateways. `sas_lost`: living IKE SAs that somebody condemned. `rebuilt`: new IKE SAs that he forced.
+    `quiet` and `attacked` are the CPU without him and with him.
+    """
+
+    attack: Attack
+    method: Method
+    options: LabOptions
+    seconds: float
+    sent: int
+    sent_octets: int
+    answered: int
+    answered_octets: int
+    sas_lost: int
+    rebuilt: int
+    packets_sent: int
+    packets_lost: int
+    quiet: Cost
+    attacked: Cost
+    checks: tuple[Check, ...]
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Of the gateways, by side: what the reasons say that they made of it."""
+    failure: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that must hold held."""
+        return not self.failure and bool(self.checks) and all(check.holds for check in self.checks)
+
+    @property
+    def amplification(self) -> float | None:
+        """Octets sent back for each octet of the attacker's; None if he sent none."""
+        return self.answered_octets / self.sent_octets if self.sent_octets else None
+
+    @property
+    def rebuilt_per_hour(self) -> float:
+        return self.rebuilt * 3600 / self.seconds if self.seconds else 0.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,3 +97,12 @@ def _imported(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             modules.add(node.module or "")
     return {module.partition(".")[0] for module in modules}
+
+
+def test_the_gateway_needs_nothing_of_the_report() -> None:
+    """Template engine and plots are an extra: a gateway on a small device starts without them."""
+    script = "import sys, deadpeer.cli, deadpeer.gateway.daemon, deadpeer.lab.runs; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "deadpeer" in loaded
+    assert loaded & {"jinja2", "matplotlib", "numpy"} == set()

@@ -403,3 +403,11 @@ def test_a_protected_invalid_spi_about_no_child_of_the_sa_or_too_often_does_noth
     for _ in range(100):
         alice.signal(at(1), PeerNotifies(sa, Slot.INFORMATIONAL, lost))
     assert len(alice.core.replaced) == 3
+
+
+def test_told_not_to_answer_strangers_it_is_silent_and_counts() -> None:
+    bob, ours = reborn(options=CrashOptions(answer_strangers=False))
+    bob.request(at(1), protected_request(SPI_A, ours, from_initiator=True), ALICE)
+    bob.esp(at(1), 0x1234ABCD, ALICE)
+    assert bob.core.answers == []
+    assert bob.core.counts["orphan.silent"] == 2

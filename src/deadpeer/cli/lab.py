@@ -81,6 +81,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="Bob keeps the SPI map on disk: his first answer has the token (default: no)",
     )
     parser.add_argument("--announce", action="store_true", help="Bob speaks first after his boot")
+    parser.add_argument(
+        "--hints",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="Bob answers packets with unknown SPIs; most daemons do not (default: yes)",
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="which packets are lost (default: random)")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -102,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
         spi_map=args.spi_map,
         announce=args.announce,
+        hints=args.hints,
         seed=secrets.randbelow(2**31) if args.seed is None else args.seed,
     )
     try:

@@ -120,6 +120,9 @@ class Strangers(Extension):
         if self.core.alive(header.spi_i) or self.core.alive(header.spi_r):
             self.core.count("orphan.alive")
             return
+        if not self._options.answer_strangers:
+            self.core.count("orphan.silent")
+            return
         source = orphan.datagram.remote.host
         ours = header.spi_r if header.from_initiator else header.spi_i
         kind = self._kind(ours)
@@ -192,7 +195,8 @@ class Strangers(Extension):
         if orphan.octets < MIN_ESP or orphan.spi < 256:
             self.core.count("orphan.implausible")
             return
-        record = None if self._spi_map is None else self._spi_map.dead(orphan.spi)
+        strangers = self._options.answer_strangers
+        record = self._spi_map.dead(orphan.spi) if self._spi_map is not None and strangers else None
         if record is not None and record.local.host == orphan.local.host:
             self._mapped(now, orphan, record)
             return
@@ -200,6 +204,9 @@ class Strangers(Extension):
         sa = self.core.find_with_peer(orphan.remote)
         if sa is not None:
             self._tell_peer(now, sa, orphan, notify)
+            return
+        if not strangers:
+            self.core.count("orphan.silent")
             return
         host, spi = orphan.remote.host, notify.data
         if not self._limiter.allow(now.mono_ns, host, Kind.ESP, spi):

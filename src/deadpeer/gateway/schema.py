@@ -337,6 +337,12 @@ class ConnectionSection(Section):
 class QcdSection(Section):
     """Limits of answers to strangers, and of what their news can cause. Rates are per second."""
 
+    answer_strangers: bool = _key(
+        True,
+        "Say in the clear that an SPI is unknown (INVALID_SPI, INVALID_IKE_SPI, and the token with it). Off:"
+        " a peer that lost its SA with us has only our silence to go by, and announcements.",
+        "true",
+    )
     boot_window: Seconds = _key(
         120.0,
         "For so long after a boot the limits per source and in total are boot_factor times as large; 0: not.",

@@ -79,7 +79,11 @@ def render(site: Site, side: Side, options: LabOptions, files: GatewayFiles) -> 
     }
     tables: dict[str, dict[str, object]] = {
         "gateway": gateway,
-        "qcd": {"spi_map": options.spi_map or options.announce, "announce": options.announce},
+        "qcd": {
+            "spi_map": options.spi_map or options.announce,
+            "announce": options.announce,
+            "answer_strangers": options.hints or side == "alice",
+        },
         f"connections.{CONNECTION}": connection,
         f"connections.{CONNECTION}.local": {
             "auth": "psk",

@@ -45,7 +45,8 @@ class LabOptions:
 
     `loss` is the probability, in each direction, that the link loses a datagram. `capture`: keep the
     octets of so many datagrams. `strangers`: Alice is open to peers from any address too. `resume`: with
-    session resumption; `spi_map`, `announce`: Bob keeps the SPI map, and speaks first after his boot.
+    session resumption; `spi_map`, `announce`: Bob keeps the SPI map, and speaks first after his boot. Without
+    `hints` a restarted Bob does not answer packets with unknown SPIs: most daemons are like that.
     """
 
     method: Method = "qcd"
@@ -61,6 +62,7 @@ class LabOptions:
     resume: bool = False
     spi_map: bool = False
     announce: bool = False
+    hints: bool = True
 
     def check(self) -> None:
         """Raise LabError for values or combinations that can't be run."""
@@ -78,6 +80,10 @@ class LabOptions:
             )
         if (self.spi_map or self.announce) and self.method != "qcd":
             raise LabError("--spi-map and --announce belong to --method qcd", usage=True)
+        if not self.hints and self.method == "qcd" and not self.announce:
+            raise LabError(
+                "--no-hints takes Bob's tokens away: add --announce, or another --method", usage=True
+            )
         if self.resume and self.peer != "deadpeer":
             raise LabError(
                 "--resume needs a peer that gives tickets: leave out --peer strongswan", usage=True

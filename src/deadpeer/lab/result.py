@@ -23,6 +23,9 @@ PROOF_OF: dict[Method, str] = {
 }
 """The kind of proof that each method is about."""
 
+REBUILDERS: tuple[Method, ...] = ("sir", "reconnect")
+"""Methods whose proof is the new SA itself: with a ticket, that the session resumed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moments:
@@ -86,6 +89,7 @@ class RunResult:
             "loss": options.loss,
             "spi_map": options.spi_map or options.announce,
             "announce": options.announce,
+            "hints": options.hints,
             "seed": options.seed,
             "packets_lost_while_down": self.lost_while_down,
             "dpd_timeout_s": LIVENESS_S if options.method == "liveness" else None,
@@ -186,8 +190,9 @@ def _rtts(ms: float, result: RunResult) -> str:
 def _failure(options: LabOptions, moments: Moments, proof: str | None) -> str | None:
     if proof is None:
         return "Alice never came to a verdict"
-    if proof != PROOF_OF[options.method]:
-        return f"the proof was {proof}, not {PROOF_OF[options.method]}"
+    wanted = "resumed" if options.resume and options.method in REBUILDERS else PROOF_OF[options.method]
+    if proof != wanted:
+        return f"the proof was {proof}, not {wanted}"
     if moments.recovered_ns is None:
         return "the tunnel did not carry traffic again"
     return None

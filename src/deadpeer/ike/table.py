@@ -22,6 +22,7 @@ class SaTable:
         self._by_number: dict[int, IkeSa] = {}
         self._ours: dict[bytes, IkeSa] = {}
         self._theirs: Counter[bytes] = Counter()
+        self._reserved: set[bytes] = set()
         self._peers: dict[Address, dict[int, IkeSa]] = {}
         self._peer_of: dict[int, Address] = {}
         self._connections: dict[str, dict[int, IkeSa]] = {}
@@ -90,9 +91,17 @@ class SaTable:
         """The SA for which we chose this SPI."""
         return self._ours.get(spi)
 
+    def reserve(self, spi: bytes) -> None:
+        """We have offered this SPI to a peer, who may use the SA before we know that it is there."""
+        self._reserved.add(spi)
+
+    def unreserve(self, spi: bytes) -> None:
+        """The offer was answered, or came to nothing."""
+        self._reserved.discard(spi)
+
     def alive(self, spi: bytes) -> bool:
-        """Whether any SA has this SPI on either side, in either role, in any state."""
-        return spi in self._ours or spi in self._theirs
+        """Whether any SA has this SPI on either side, in either role, in any state, or soon may have it."""
+        return spi in self._ours or spi in self._theirs or spi in self._reserved
 
     def find(self, spi_i: bytes, spi_r: bytes) -> IkeSa | None:
         """The SA with this pair of SPIs."""

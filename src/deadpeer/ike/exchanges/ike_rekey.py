@@ -68,6 +68,8 @@ class RekeyIke(Exchange):
         self._key_pair = generate_key(preferred if preferred in groups else groups[0], sa.env.entropy)
         self._nonce = sa.env.entropy.octets(NONCE_OCTETS)
         self._own_spi = sa.env.ike_spi()
+        # The peer can send on the new SA before its response is here: nobody is told that it is unknown.
+        sa.env.table.reserve(self._own_spi)
         self._offered = offer(sa.connection.proposals, self._own_spi)
         key = KeyExchange(self._key_pair.group.transform_id, self._key_pair.public)
         return [self._offered, Nonce(self._nonce), key]
@@ -77,6 +79,26 @@ class RekeyIke(Exchange):
         self._rival, self._rival_nonces = new, nonces
 
     def response(self, sa: IkeSa, now: Now, answer: Message) -> None:
+        spi = self._own_spi
+        self._conclude(sa, now, answer)
+        sa.env.table.unreserve(spi)
+
+    def abandoned(self, sa: IkeSa, now: Now, why: str) -> None:
+        sa.env.table.unreserve(self._own_spi)
+        rival = self._living_rival()
+        if rival is not None and rival.predecessor is not None:
+            discard(now, rival, why)
+            rival = None
+        sa.env.done(self._tag, rival is not None, "IKE SA rekeyed by the peer" if rival is not None else why)
+
+    def moves(self, sa: IkeSa, now: Now) -> bool:
+        """The peer was faster: what we wanted is done."""
+        sa.env.done(self._tag, True, "IKE SA rekeyed by the peer")
+        return False
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _conclude(self, sa: IkeSa, now: Now, answer: Message) -> None:
         error = next((n for n in answer.all(Notify) if n.is_error), None)
         if error is not None:
             self._refused(sa, now, error)
@@ -100,20 +122,6 @@ class RekeyIke(Exchange):
         new.env.signal(now, ext.PeerNotifies(new, Slot.IKE_REKEY, answer.all(Notify)))
         sa.submit(now, DeleteIke("rekeyed"))
         sa.env.done(self._tag, True, "IKE SA rekeyed")
-
-    def abandoned(self, sa: IkeSa, now: Now, why: str) -> None:
-        rival = self._living_rival()
-        if rival is not None and rival.predecessor is not None:
-            discard(now, rival, why)
-            rival = None
-        sa.env.done(self._tag, rival is not None, "IKE SA rekeyed by the peer" if rival is not None else why)
-
-    def moves(self, sa: IkeSa, now: Now) -> bool:
-        """The peer was faster: what we wanted is done."""
-        sa.env.done(self._tag, True, "IKE SA rekeyed by the peer")
-        return False
-
-    # --- helpers ---------------------------------------------------------------------------------
 
     def _living_rival(self) -> IkeSa | None:
         return self._rival if self._rival is not None and not self._rival.is_closed() else None

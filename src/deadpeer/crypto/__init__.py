@@ -75,6 +75,7 @@ from .suites import (
     Integrity,
     Prf,
 )
+from .warm import Rehearsal, rehearsals
 
 __all__ = [
     "AuthFailure",
@@ -112,6 +113,7 @@ __all__ = [
     "PrivateKey",
     "ProposalError",
     "ProposalTemplate",
+    "Rehearsal",
     "SeededEntropy",
     "SelectedEsp",
     "SelectedIke",
@@ -137,6 +139,7 @@ __all__ = [
     "parse_proposal",
     "prf",
     "prf_plus",
+    "rehearsals",
     "rekey_skeyseed",
     "resumption_skeyseed",
     "select_esp",

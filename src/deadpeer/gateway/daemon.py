@@ -36,6 +36,7 @@ from .routes import RouteKeeper
 from .runtime import Runtime, TaggedCommand, clock
 from .sockets import open_sockets
 from .state import StateDirectory
+from .warm import warm_up
 
 GOODBYE_S = 2.0
 """How long the peers get to answer our DELETEs when we are told to stop."""
@@ -153,6 +154,8 @@ class Daemon:
                 f"{options.state_dir} can't be written: {(error.strerror or str(error)).lower()}; make room"
                 " or name another directory",
             ) from None
+        warmed = warm_up(self._config.connections, entropy)
+        self._report(clock(), Event("warmed", {"algorithms": list(warmed)}, "debug"))
         self._report(clock(), Event("ready", self._ready(hosts), "notice"))
         notify_service_manager("READY=1")
         runtime.attach(endpoint)

@@ -308,11 +308,43 @@ def test_half_open_sas_of_one_source_are_limited() -> None:
     pair, _ = held_request()
     flood(pair, 20, hosts=1)
     assert pair.bob.ike.sizes()["half_open"] == 5
-    assert pair.bob.ike.counters["dropped: too many half-open SAs of one source"] == 15
+    assert pair.bob.ike.counters["dropped: cookie demanded"] == 15
     pair.run(31.0)
     assert pair.bob.ike.sizes()["half_open"] == 0
     pair.release()
     check_no_leaks(pair.bob)
+
+
+def test_first_messages_in_the_name_of_a_peer_do_not_keep_it_away() -> None:
+    """Forged ones of its address use up what a source may begin without a cookie; it returns one."""
+    pair = Pair.with_psk(latency_s=0.050)
+    pair.up()
+    pair.crash("bob")
+    pair.run(1.0)
+    pair.boot("bob")
+    request = message_of(next(s for s in pair.trace if s.reason == "IKE_SA_INIT request"))
+    for number in range(300):
+        forged = replace(request, spi_i=(number + 1).to_bytes(8, "big"))
+        pair.inject(Datagram(encode_message(forged), ALICE, BOB))
+        pair.send("alice", seq=number)
+        pair.run(0.010)
+    assert pair.ping()
+    assert pair.ike_sas()[0] == 1
+    assert pair.bob.ike.sizes()["half_open"] <= 5
+
+
+def test_half_open_sas_with_a_cookie_are_limited_per_source_too() -> None:
+    pair, request = held_request(cookie_threshold=0, half_open_per_proven_source=3)
+    for number in range(5):
+        begun = replace(request, spi_i=bytes([number + 1]) * 8)
+        pair.inject(Datagram(encode_message(begun), MALLORY, BOB))
+        demand = message_of(pair.held[-1])
+        cookie = demand.notify(NotifyType.COOKIE)
+        assert cookie is not None
+        again = replace(begun, payloads=(cookie, *begun.payloads))
+        pair.inject(Datagram(encode_message(again), MALLORY, BOB))
+    assert pair.bob.ike.sizes()["half_open"] == 3
+    assert pair.bob.ike.counters["dropped: too many half-open SAs of one source"] == 2
 
 
 def test_half_open_sas_are_limited_in_total_and_cookies_come_first() -> None:

@@ -126,6 +126,7 @@ def _endpoint(section: GatewaySection) -> EndpointConfig:
         cookie_threshold=section.cookie_threshold,
         half_open_limit=section.half_open_limit,
         half_open_per_source=section.half_open_per_source,
+        half_open_per_proven_source=section.half_open_per_proven_source,
         half_open_timeout_s=section.half_open_timeout,
         max_ike_sas=section.max_ike_sas,
         nat_keepalive_s=section.nat_keepalive,

@@ -120,8 +120,15 @@ class GatewaySection(Section):
     )
     half_open_per_source: int = _key(
         5,
-        "Half-open IKE SAs of one source address above which its new ones are dropped.",
+        "Half-open IKE SAs of one source address above which it must return a cookie first.",
         "5",
+        ge=0,
+        le=10**9,
+    )
+    half_open_per_proven_source: int = _key(
+        20,
+        "Half-open IKE SAs of one source address that returned a cookie above which its new ones are dropped.",
+        "20",
         ge=1,
         le=10**9,
     )

@@ -142,7 +142,9 @@ class EndpointConfig:
     half_open_limit: int = 1000
     """Half-open SAs above which IKE_SA_INIT is dropped."""
     half_open_per_source: int = 5
-    """Half-open SAs of one source address above which its IKE_SA_INIT is dropped."""
+    """Half-open SAs of one source address above which its IKE_SA_INIT is answered with a cookie."""
+    half_open_per_proven_source: int = 20
+    """Half-open SAs of one source address that returned a cookie above which its IKE_SA_INIT is dropped."""
     half_open_timeout_s: float = 30.0
     max_ike_sas: int = 100_000
     nat_keepalive_s: float = 20.0

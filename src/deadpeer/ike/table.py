@@ -33,8 +33,8 @@ class SaTable:
         self._outbound: dict[int, list[IkeSa]] = {}
         self._children: dict[int, tuple[IkeSa, ChildSa]] = {}
         self._policies: dict[int, dict[int, ChildSa]] = {}
-        self._half_open: Counter[str] = Counter()
-        self._half_open_of: dict[int, str] = {}
+        self._half_open: Counter[tuple[str, bool]] = Counter()
+        self._half_open_of: dict[int, tuple[str, bool]] = {}
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -121,12 +121,12 @@ class SaTable:
 
     # --- half-open -------------------------------------------------------------------------------
 
-    def half_opened(self, sa: IkeSa, spi_i: bytes) -> None:
-        """A responder's SA waits for IKE_AUTH."""
+    def half_opened(self, sa: IkeSa, spi_i: bytes, *, proven: bool) -> None:
+        """A responder's SA waits for IKE_AUTH. `proven`: its initiator returned a cookie."""
         self._initial.setdefault((spi_i, sa.remote), {})[sa.number] = sa
         self._initial_of[sa.number] = (spi_i, sa.remote)
-        self._half_open_of[sa.number] = sa.remote.host
-        self._half_open[sa.remote.host] += 1
+        self._half_open_of[sa.number] = (sa.remote.host, proven)
+        self._half_open[sa.remote.host, proven] += 1
 
     def begun_with(self, spi_i: bytes, remote: Address) -> list[IkeSa]:
         """The responder's SAs that first messages with this SPI from this address made."""
@@ -134,21 +134,21 @@ class SaTable:
 
     def settled(self, sa: IkeSa) -> None:
         """The SA is not half-open any more."""
-        host = self._half_open_of.pop(sa.number, None)
-        if host is None:
+        source = self._half_open_of.pop(sa.number, None)
+        if source is None:
             return
-        self._half_open[host] -= 1
-        if self._half_open[host] <= 0:
-            del self._half_open[host]
+        self._half_open[source] -= 1
+        if self._half_open[source] <= 0:
+            del self._half_open[source]
 
     @property
     def half_open(self) -> int:
         """How many SAs wait for IKE_AUTH."""
         return len(self._half_open_of)
 
-    def half_open_from(self, host: str) -> int:
-        """How many of them were asked for from this address."""
-        return self._half_open.get(host, 0)
+    def half_open_from(self, host: str, *, proven: bool) -> int:
+        """How many of them were asked for from this address, with a cookie or without."""
+        return self._half_open.get((host, proven), 0)
 
     # --- child SAs -------------------------------------------------------------------------------
 

@@ -208,7 +208,8 @@ def respond(
     if offered is None or key is None or nonce is None:
         env.drop("incomplete IKE_SA_INIT request")
         return
-    if not admitted(env, now, message, nonce, datagram, cookies):
+    admission = admitted(env, now, message, nonce, datagram, cookies)
+    if admission is None:
         return
     if not candidates:
         env.event("no_connection", "notice", remote=str(datagram.remote), local=str(datagram.local))
@@ -249,7 +250,7 @@ def respond(
         candidates=tuple(c for c in candidates if _permits(c, selected.suite)),
     )
     env.table.add(sa)
-    env.table.half_opened(sa, message.spi_i)
+    env.table.half_opened(sa, message.spi_i, proven=admission.proven)
     read_capabilities(sa, message, datagram)
     payloads: list[Payload] = [
         selected.answer(),

@@ -108,7 +108,8 @@ def respond(
     if nonce is None:
         env.drop("incomplete IKE_SESSION_RESUME request")
         return
-    if not admitted(env, now, message, nonce, datagram, cookies):
+    admission = admitted(env, now, message, nonce, datagram, cookies)
+    if admission is None:
         return
     grant = _redeem(env, now, message, datagram)
     if grant is None:
@@ -137,7 +138,7 @@ def respond(
     )
     sa.resumed_by = grant
     env.table.add(sa)
-    env.table.half_opened(sa, message.spi_i)
+    env.table.half_opened(sa, message.spi_i, proven=admission.proven)
     read_capabilities(sa, message, datagram)
     payloads: list[Payload] = [Nonce(sa.setup.nonce_r), *capabilities(sa, now, response=True)]
     sa.setup.response = encode_message(

@@ -141,10 +141,21 @@ def refuse(env: Environment, message: Message, datagram: Datagram, notify: Notif
     env.transmit(encode_message(answer), datagram.local, datagram.remote, f"refusal: {why}")
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A stranger may begin. `proven`: with a cookie, so that the source address is not forged."""
+
+    proven: bool
+
+
 def admitted(
     env: Environment, now: Now, message: Message, nonce: Nonce, datagram: Datagram, cookies: CookieJar
-) -> bool:
-    """Half-open limits and the stateless cookie (section 2.6)."""
+) -> Admission | None:
+    """Half-open limits and the stateless cookie (section 2.6).
+
+    What forged datagrams can fill up asks the source for a cookie and refuses nobody: else five of them in
+    a peer's name would keep that peer away.
+    """
     config, table = env.config, env.table
     returned = message.notify(NotifyType.COOKIE)
     valid = returned is not None and cookies.check(
@@ -152,15 +163,17 @@ def admitted(
     )
     if len(table) >= config.max_ike_sas:
         env.drop("too many IKE SAs")
-        return False
+        return None
     if table.half_open >= config.half_open_limit:
         env.drop("too many half-open SAs")
-        return False
-    if table.half_open >= config.cookie_threshold and not valid:
+        return None
+    host = datagram.remote.host
+    crowded = table.half_open_from(host, proven=False) >= config.half_open_per_source
+    if not valid and (crowded or table.half_open >= config.cookie_threshold):
         cookie = cookies.make(now, nonce.data, message.spi_i, datagram.remote)
         refuse(env, message, datagram, Notify(NotifyType.COOKIE, cookie), "cookie demanded")
-        return False
-    if table.half_open_from(datagram.remote.host) >= config.half_open_per_source:
+        return None
+    if valid and table.half_open_from(host, proven=True) >= config.half_open_per_proven_source:
         env.drop("too many half-open SAs of one source")
-        return False
-    return True
+        return None
+    return Admission(valid)

@@ -30,12 +30,16 @@ class Passing:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Hand `payload` to the side that `way` points at, at `at_ns` (monotonic)."""
+    """Hand `payload` to the side that `way` points at, at `at_ns` (monotonic).
+
+    `forged`: no gateway sent it, so it is not traced as one's.
+    """
 
     at_ns: int
     way: Way
     lane: Lane
     payload: bytes = field(repr=False)
+    forged: bool = False
 
 
 class Policy(Protocol):
@@ -75,12 +79,12 @@ class Link:
         self._count = 0
 
     def offer(self, passing: Passing) -> bool:
-        """Take a datagram. False: nothing of it will be delivered."""
+        """Take a datagram. False: nothing of it will be delivered (forgeries that it causes may be)."""
         deliveries = self._policy.decide(passing)
         for delivery in deliveries:
             self._count += 1
             heapq.heappush(self._heap, (delivery.at_ns, self._count, delivery, passing))
-        return bool(deliveries)
+        return any(not delivery.forged for delivery in deliveries)
 
     def due(self, now_ns: int) -> list[tuple[Delivery, Passing]]:
         """Take out what is to be delivered by `now_ns`, each with the datagram that caused it."""

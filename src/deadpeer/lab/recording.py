@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from deadpeer.lab.link import Passing
 from deadpeer.lab.options import Side
 from deadpeer.lab.process import Record
-from deadpeer.lab.trace import Lane, Sighting
+from deadpeer.lab.trace import Lane, Sighting, Way
 from deadpeer.lab.traffic import TrafficLog
 
 KEPT_EVENTS = 50_000
 KEPT_SIGHTINGS = 100_000
+KEPT_TAPPED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Recording:
     sightings: deque[Sighting] = field(default_factory=lambda: deque(maxlen=KEPT_SIGHTINGS))
     traffic: TrafficLog = field(default_factory=TrafficLog)
     captured: list[tuple[Lane, bytes]] = field(default_factory=list)
+    tapped: deque[Passing] = field(default_factory=lambda: deque(maxlen=KEPT_TAPPED))
     relay_stats: Record = field(default_factory=dict)
     phases: dict[str, int] = field(default_factory=dict)
 
@@ -82,6 +85,10 @@ class Recording:
         """A JSON line of the relay."""
         if "stats" in record:
             self.relay_stats = record["stats"]
+        elif "tapped" in record:
+            way, lane = Way(record["way"]), Lane(record["lane"])
+            self.tapped.append(Passing(way, lane, bytes.fromhex(record["tapped"]), record["mono_ns"]))
+            self.on_change()
         elif "captured" in record:
             self.captured.append((Lane(record["lane"]), bytes.fromhex(record["captured"])))
         elif "way" in record:

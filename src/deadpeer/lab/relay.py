@@ -4,25 +4,36 @@ For each lane it has a pair of UDP sockets: one faces Alice and has the address 
 one faces Bob. It adds the round trip time and the loss, and writes what a bystander sees as lines of JSON
 to stdout. Writing never delays forwarding: a reader that falls behind loses trace lines, and the count of
 them is in the statistics, which are the last line.
+
+Attackers. One in the middle is a policy (`lab.attacks.policies`), idle until the line `attack` comes on
+stdin, and again from `rest` on, which is answered with what he did. One beside the link, who can send from
+any source address, hands his datagrams in at the socket `inject`: a process without privileges can't forge
+a source address, so the relay delivers such a datagram from the address that the victim takes for its
+peer's. He sees nothing of the link by it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from deadpeer.lab.child import Bucket, LineWriter, exact_timers, stop_signal
-from deadpeer.lab.link import Link, Passing, PlainPolicy
+from deadpeer.lab.link import Link, Passing, PlainPolicy, Policy
 from deadpeer.lab.trace import EspSeen, Lane, OtherSeen, Sighting, Way, look
 from deadpeer.values import Address
+from deadpeer.wire import UdpKind, classify
+
+if TYPE_CHECKING:
+    from deadpeer.lab.attacks.policies import AttackPolicy
 
 MAX_DATAGRAM = 65_535
 DRAIN = 64
@@ -31,7 +42,11 @@ DRAIN = 64
 ESP_LINES_PER_S = 1000
 """Trace lines a second for ESP and garbage. IKE is always traced: it is rare."""
 
+TAPPED_ESP_PER_S = 20
+"""ESP packets whose octets a tap shows."""
+
 SOCKET_BUFFER = 4 << 20
+WAYS, LANES = tuple(Way), tuple(Lane)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,9 @@ class RelayConfig:
     """`lanes` maps each lane to (the face towards Alice, the face towards Bob).
 
     The octets of the first `capture` datagrams go to stdout too, for who wants to make garbage of them.
+    With `tap` those of every IKE message do, and of some ESP packets, for who wants to replay them.
+    `inject` is the path of the socket for forgeries, `attack` the policy of the man in the middle by name
+    and its parameters; empty: there is none.
     """
 
     rtt_ms: float
@@ -54,6 +72,9 @@ class RelayConfig:
     seed: int
     lanes: dict[Lane, tuple[Face, Face]]
     capture: int = 0
+    tap: bool = False
+    inject: str = ""
+    attack: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         lanes = {lane.value: [_face_record(face) for face in faces] for lane, faces in self.lanes.items()}
@@ -83,7 +104,17 @@ class Relay:
 
     def __init__(self, config: RelayConfig, stack: contextlib.ExitStack) -> None:
         self._capture = config.capture
-        self._link = Link(PlainPolicy(config.rtt_ms, config.loss, config.seed))
+        self._tap = Bucket(TAPPED_ESP_PER_S) if config.tap else None
+        policy: Policy = PlainPolicy(config.rtt_ms, config.loss, config.seed)
+        self._attacker: AttackPolicy | None = None
+        if config.attack:
+            from deadpeer.lab.attacks.policies import wrap  # most relays need none of it
+
+            policy = self._attacker = wrap(config.attack, policy, config.seed)
+        self._link = Link(policy)
+        self._inject = stack.enter_context(_unix(config.inject)) if config.inject else None
+        self._stdin: int | None = sys.stdin.fileno()
+        self._commands = b""
         self._out = LineWriter(sys.stdout.fileno())
         self._stats: Counter[str] = Counter()
         self._late_ns = 0
@@ -109,6 +140,10 @@ class Relay:
             for sock in self._incoming:
                 if sock in readable:
                     self._take(sock)
+            if self._inject is not None and self._inject in readable:
+                self._forge(self._inject)
+            if self._stdin is not None and self._stdin in readable:
+                self._read_commands(self._stdin)
 
     def finish(self) -> None:
         """Write the statistics, and wait a moment for the reader to take what is left."""
@@ -121,6 +156,7 @@ class Relay:
         timeout = None if next_ns is None else max(0.0, (next_ns - time.monotonic_ns()) / 1e9)
         writers = [self._out.fd] if self._out.waiting else []
         sources: list[socket.socket | int] = [stop, *self._incoming]
+        sources += [source for source in (self._inject, self._stdin) if source is not None]
         readable, _, _ = select.select(sources, writers, [], timeout)
         return readable
 
@@ -134,10 +170,49 @@ class Relay:
             if self._capture:
                 self._capture -= 1
                 self._out.put(json.dumps({"captured": payload.hex(), "way": way, "lane": lane}))
+            self._show(passing)
             self._stats[f"{way} arrived"] += 1
             if not self._link.offer(passing):
                 self._stats[f"{way} lost"] += 1
                 self._trace(way, lane, payload, now_ns, None)
+
+    def _show(self, passing: Passing) -> None:
+        if self._tap is None:
+            return
+        esp = classify(passing.payload, passing.lane is Lane.NAT_T) is not UdpKind.IKE
+        if not esp or self._tap.take(passing.arrived_ns):
+            record = {"tapped": passing.payload.hex(), "way": passing.way, "lane": passing.lane}
+            self._out.put(json.dumps({**record, "mono_ns": passing.arrived_ns}))
+
+    def _forge(self, inject: socket.socket) -> None:
+        """Deliver what a forger handed in: way (1 octet), lane (1 octet), the UDP payload."""
+        for _ in range(DRAIN):
+            try:
+                octets = inject.recv(MAX_DATAGRAM)
+                way, lane = WAYS[octets[0]], LANES[octets[1]]
+                sock, peer = self._outgoing[way, lane]
+                sock.sendto(octets[2:], peer)
+            except BlockingIOError:
+                return
+            except (OSError, IndexError):
+                self._stats["forgeries undeliverable"] += 1
+            else:
+                self._stats[f"{way} forged"] += 1
+
+    def _read_commands(self, stdin: int) -> None:
+        octets = os.read(stdin, 4096)
+        if not octets:
+            self._stdin = None
+            return
+        *lines, self._commands = (self._commands + octets).split(b"\n")
+        for line in lines:
+            now_ns = time.monotonic_ns()
+            if line == b"attack" and self._attacker is not None:
+                self._attacker.begin(now_ns)
+            elif line == b"rest":
+                mischief = self._attacker.rest() if self._attacker is not None else {}
+                record = {"event": "rested", "mono_ns": now_ns, "mischief": mischief, "stats": self._stats}
+                self._out.put(json.dumps(record))
 
     def _deliver(self) -> None:
         for delivery, passing in self._link.due(time.monotonic_ns()):
@@ -151,6 +226,9 @@ class Relay:
             else:
                 self._stats[f"{delivery.way} delivered"] += 1
             self._late_ns = max(self._late_ns, now_ns - delivery.at_ns)
+            if delivery.forged:
+                self._stats[f"{delivery.way} forged"] += 1
+                continue
             self._trace(delivery.way, delivery.lane, delivery.payload, passing.arrived_ns, now_ns)
 
     def _trace(self, way: Way, lane: Lane, payload: bytes, arrived_ns: int, delivered_ns: int | None) -> None:
@@ -179,6 +257,14 @@ def _bound(address: Address) -> socket.socket:
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
     sock.bind(address)
+    return sock
+
+
+def _unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+    sock.bind(path)
     return sock
 
 

@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from deadpeer.lab import netns, strongswan
 from deadpeer.lab.inner import HostTraffic, PingTraffic, Traffic
 from deadpeer.lab.options import START_TIMEOUT_S, LabError, LabOptions, Side
 from deadpeer.lab.peers import CharonPeer, GatewayPeer, Peer
-from deadpeer.lab.process import launch
+from deadpeer.lab.process import Process, launch
 from deadpeer.lab.recording import Observer, Recording
 from deadpeer.lab.relay import RelayConfig
 from deadpeer.lab.sites import SIDES, Site, lab_directory, loopback_site
@@ -21,12 +22,23 @@ from deadpeer.lab.sites import SIDES, Site, lab_directory, loopback_site
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What an attack needs of the relay: see `RelayConfig`."""
+
+    tap: bool = False
+    inject: bool = False
+    attack: dict[str, Any] = field(default_factory=dict)
+
+
 class Session:
     """Everything that runs for one run of the lab. Made by `open_session`."""
 
-    def __init__(self, site: Site, options: LabOptions, observer: Observer) -> None:
+    def __init__(self, site: Site, options: LabOptions, observer: Observer, stage: Stage) -> None:
         self.site = site
         self.options = options
+        self._stage = stage
+        self._relay: Process | None = None
         self.recording = Recording(observer, self._wake)
         self._changed = asyncio.Event()
         self.traffic: Traffic = (
@@ -43,8 +55,18 @@ class Session:
             for side in SIDES:
                 if not isinstance(self.peers[side], CharonPeer):
                     await netns.add_tun(self.site, side)
-        config = RelayConfig(options.rtt_ms, options.loss, options.seed, self.site.lanes(), options.capture)
-        relay = await launch(
+        stage = self._stage
+        config = RelayConfig(
+            options.rtt_ms,
+            options.loss,
+            options.seed,
+            self.site.lanes(),
+            options.capture,
+            stage.tap,
+            self.inject_path if stage.inject else "",
+            stage.attack,
+        )
+        relay = self._relay = await launch(
             "relay",
             [*self.site.prefix("relay"), sys.executable, "-m", "deadpeer.lab.relay", config.to_json()],
             self.recording.take_relay,
@@ -56,6 +78,18 @@ class Session:
         for side in ("bob", "alice"):
             stack.push_async_callback(self.peers[side].stop)
             await self.peers[side].start()
+
+    @property
+    def relay(self) -> Process:
+        """The relay's process. Raises LabError before `start`."""
+        if self._relay is None:
+            raise LabError("the relay was not started")
+        return self._relay
+
+    @property
+    def inject_path(self) -> str:
+        """Where a forger beside the link hands in his datagrams."""
+        return str(self.site.directory / "forged.sock")
 
     async def kill(self, side: Side) -> int:
         """SIGKILL to one side's gateway; when, monotonic ns."""
@@ -92,7 +126,9 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(options: LabOptions, observer: Observer) -> AsyncIterator[Session]:
+async def open_session(
+    options: LabOptions, observer: Observer, stage: Stage | None = None
+) -> AsyncIterator[Session]:
     """A session that is up: the gateways run, the tunnel may still be building. Cleaned up in any case.
 
     Raises LabError.
@@ -104,7 +140,7 @@ async def open_session(options: LabOptions, observer: Observer) -> AsyncIterator
             site = await stack.enter_async_context(netns.netns_site(directory))
         else:
             site = loopback_site(directory)
-        session = Session(site, options, observer)
+        session = Session(site, options, observer, stage or Stage())
         await session.start(stack)
         yield session
 

@@ -279,7 +279,10 @@ class Endpoint:
         lifetimes.rekey_ike(sa, now)
 
     def impatient(self, now: Now, sa: IkeSa, attempts: int) -> bool:
-        """A peer that does not answer IKE_SESSION_RESUME may not know it."""
+        """A peer that does not answer IKE_SESSION_RESUME may not know it; one that does not answer IKE_AUTH
+        may have forgotten the setup."""
+        if sa.state is IkeState.AUTHENTICATING:
+            return self._recovery.impatient(now, sa)
         if sa.setup is None or sa.setup.resume_plan is None or attempts < resume.PATIENCE:
             return False
         resume.fall_back(sa, now, "no answer", answered=False)
@@ -352,6 +355,8 @@ class Endpoint:
             self._protected(now, octets, header, message.protected, datagram)
         else:
             sa = self._env.table.find(header.spi_i, header.spi_r)
+            if sa is not None and self._recovery.denied(now, sa, message, datagram):
+                return
             self._orphan(now, ext.UnprotectedNews(message, datagram, sa), "unprotected message")
 
     def _strip(self, datagram: Datagram) -> bytes | None:

@@ -3,47 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from deadpeer.ike import extension as ext
 from deadpeer.ike import selectors
+from deadpeer.ike.attempts import Attempt, Attempts, Route
 from deadpeer.ike.child import ChildSa, ChildState
 from deadpeer.ike.collision import Own
 from deadpeer.ike.connection import ChildConfig, Connection
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.evidence import Verdict
-from deadpeer.ike.exchanges import init, resume
 from deadpeer.ike.exchanges.child import CreateChild
 from deadpeer.ike.exchanges.informational import DeleteIke
-from deadpeer.ike.rtt import RttEstimator
-from deadpeer.ike.sa import IkeSa, IkeState
+from deadpeer.ike.sa import IkeSa
 from deadpeer.plane.model import Acquire, InstallTrap, RemoveTrap
-from deadpeer.values import Address, Now
+from deadpeer.values import Address, Datagram, Now
+from deadpeer.wire import Message
 
 MAX_RETRY_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """From where and to where a connection is initiated; `rtt_s` is what is known of the round trip."""
-
-    local: Address
-    remote: Address
-    rtt_s: float | None = None
-
-
-@dataclass(slots=True)
-class Attempt:
-    """An IKE SA in setup: what else shall come up with it, and whether to try again if it fails."""
-
-    keep_trying: bool
-    recovering: bool
-    route: Route | None
-    first: ChildConfig | None
-    beside: IkeSa | None = None
-    """The SA that a rebuild shall replace."""
-    further: list[tuple[ChildConfig, int]] = field(default_factory=list)
 
 
 class Recovery:
@@ -53,7 +30,7 @@ class Recovery:
         self._env = env
         self.connections: dict[str, Connection] = {c.name: c for c in connections}
         self.stopping = False
-        self._attempts: dict[int, Attempt] = {}
+        self._attempts = Attempts(env)
         self._tries: dict[str, int] = {}
         self._held: dict[int, Route] = {}
         """Policies whose packets wait because their SA was lost, and where their peer was."""
@@ -80,7 +57,7 @@ class Recovery:
             if today is None:
                 self.forget(name)
                 for sa in self._env.table.of_connection(name):
-                    if sa.number in self._attempts:
+                    if self._attempts.of(sa) is not None:
                         self.give_up(now, sa, f"connection {name} is not configured any more")
         for connection in self.connections.values():
             if connection != old.get(connection.name):
@@ -104,15 +81,12 @@ class Recovery:
 
     def give_up(self, now: Now, sa: IkeSa, why: str) -> None:
         """Close an IKE SA that we are setting up, and do not try again."""
-        setup, attempt = sa.setup, self._attempts.pop(sa.number, None)
-        sa.close(now, why)
-        self._env.done(setup.tag if setup is not None else 0, False, why)
-        if attempt is None:
+        if sa.is_closed():
             return
-        for _, tag in attempt.further:
-            self._env.done(tag, False, why)
-        if attempt.beside is not None and not attempt.beside.is_closed():
-            self._env.signal(now, ext.RebuildFailed(attempt.beside, why))
+        attempt = self._attempts.failed(now, sa, why)
+        sa.close(now, why)
+        if attempt is not None:
+            self._tell_failure(now, attempt, why)
 
     # --- bringing up -----------------------------------------------------------------------------
 
@@ -137,11 +111,10 @@ class Recovery:
             for child in children:
                 self._add_child(now, sa, child, tag)
             return
-        if sa is not None:
-            attempt = self._attempts[sa.number]
+        attempt = self._attempts.of(sa) if sa is not None else None
+        if attempt is not None:
             self._env.expect(tag, len(children))
-            known = [c for c, _ in attempt.further] + [attempt.first]
-            attempt.further += [(c, tag) for c in children if c not in known or tag]
+            attempt.further += [(c, tag) for c in children if c not in attempt.children or tag]
             attempt.keep_trying = attempt.keep_trying or keep_trying
             return
         route = route or self._route(connection)
@@ -150,7 +123,10 @@ class Recovery:
             self._env.event("initiate_failed", "warning", connection=connection.name, reason=why)
             self._env.done(tag, False, why)
             return
-        self._initiate(now, connection, children, tag, keep_trying, recovering, route)
+        self._attempts.begin(
+            now, connection, children, route,
+            tag=tag, keep_trying=keep_trying, recovering=recovering, beside=None,
+        )  # fmt: skip
 
     def acquire(self, now: Now, report: Acquire) -> None:
         """A packet waits for a child of this policy."""
@@ -171,7 +147,7 @@ class Recovery:
     def established(self, now: Now, sa: IkeSa) -> None:
         """An IKE SA is up: further children follow, and retries of its connection end."""
         self.forget(sa.connection.name)
-        attempt = self._attempts.pop(sa.number, None)
+        attempt = self._attempts.established(now, sa)
         if attempt is None:
             return
         for child, tag in attempt.further:
@@ -185,15 +161,8 @@ class Recovery:
 
     def setup_failed(self, now: Now, sa: IkeSa, why: str) -> None:
         """An IKE SA that we initiated did not come up."""
-        setup, attempt = sa.setup, self._attempts.pop(sa.number, None)
-        if setup is not None:
-            self._env.done(setup.tag, False, why)
-        if attempt is None:
-            return
-        for _, tag in attempt.further:
-            self._env.done(tag, False, why)
-        if attempt.beside is not None and not attempt.beside.is_closed():
-            self._env.signal(now, ext.RebuildFailed(attempt.beside, why))
+        attempt = self._attempts.failed(now, sa, why)
+        if attempt is None or self._tell_failure(now, attempt, why):
             return
         name = sa.connection.name
         connection = self.connections.get(name)
@@ -202,8 +171,7 @@ class Recovery:
         if connection is None or not attempt.keep_trying or self.stopping or 0 < limit <= tries:
             self.forget(name)
             return
-        wanted = [c for c in (attempt.first, *(c for c, _ in attempt.further)) if c is not None]
-        names = {c.name for c in wanted}
+        names = {c.name for c in attempt.children}
 
         def again(then: Now) -> None:
             today = self.connections.get(name)
@@ -253,43 +221,48 @@ class Recovery:
     def rebuild(self, now: Now, old: IkeSa, reason: str) -> bool:
         """Build a new IKE SA beside `old`, which stands until somebody proves it dead."""
         today = self.connections.get(old.connection.name)
-        if today is None or self.stopping or self._rebuild_of(old.number) is not None:
+        if today is None or self.stopping or self._attempts.beside(old.number) is not None:
             return False
         names = {c.name for c in old.children.values()}
         children = [c for c in today.children if c.name in names]
         route = self._known_route(today, Route(old.local, old.remote, old.rtt_s))
         self._env.event("rebuild", "notice", connection=today.name, sa=old.number, reason=reason)
-        self._initiate(now, today, children, 0, False, True, route, old)
-        return self._rebuild_of(old.number) is not None
+        self._attempts.begin(
+            now, today, children, route, tag=0, keep_trying=False, recovering=True, beside=old
+        )
+        return self._attempts.beside(old.number) is not None
 
     def abandon_rebuild(self, now: Now, old_number: int, reason: str) -> None:
         """Give up the SA that is being built beside this one, unless the peer may have it already."""
-        new = self._rebuild_of(old_number)
-        if new is None:
+        attempt = self._attempts.beside(old_number)
+        if attempt is None:
             return
-        if new.state is IkeState.AUTHENTICATING:
+        if attempt.authenticating:
             # Our IKE_AUTH may have arrived: the peer sends on the new child SA from then on, and has
             # dropped the old IKE SA if the new one is resumed. `Rebuilt` follows.
             self._env.event("rebuild_goes_on", sa=old_number, reason=reason)
             return
-        self._attempts.pop(new.number, None)
+        new = attempt.latest
+        self._attempts.failed(now, new, reason)
         new.close(now, reason)
 
     def hurry_rebuild(self, now: Now, old_number: int, reason: str) -> None:
         """The peer may be back: what the new SA waits for goes out again, with the shortest backoff."""
-        new = self._rebuild_of(old_number)
-        if new is not None:
-            self._hurry(now, new, reason)
+        attempt = self._attempts.beside(old_number)
+        if attempt is not None:
+            self._hurry(now, attempt.latest, reason)
+
+    def denied(self, now: Now, sa: IkeSa, message: Message, datagram: Datagram) -> bool:
+        """An unprotected message names the SPIs of `sa`: True if it was about a setup of ours."""
+        return self._attempts.denied(now, sa, message, datagram)
+
+    def impatient(self, now: Now, sa: IkeSa) -> bool:
+        """A retransmission of IKE_AUTH is due: True if a new IKE_SA_INIT went out instead."""
+        return self._attempts.impatient(now, sa)
 
     def _hurry(self, now: Now, new: IkeSa, reason: str) -> None:
         new.recovering = True
         new.retransmit(now, f"retransmission: {reason}", restart=True)
-
-    def _rebuild_of(self, old_number: int) -> IkeSa | None:
-        for number, attempt in self._attempts.items():
-            if attempt.beside is not None and attempt.beside.number == old_number:
-                return self._env.table.get(number)
-        return None
 
     def _rebuilt(self, now: Now, old: IkeSa, new: IkeSa) -> None:
         if old.is_closed():
@@ -301,6 +274,15 @@ class Recovery:
         self._env.signal(now, ext.Rebuilt(old, new))
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _tell_failure(self, now: Now, attempt: Attempt, why: str) -> bool:
+        """Answer the commands that waited for an attempt; True if it was a rebuild of an SA that stands."""
+        for tag in (attempt.tag, *(tag for _, tag in attempt.further)):
+            self._env.done(tag, False, why)
+        if attempt.beside is None or attempt.beside.is_closed():
+            return False
+        self._env.signal(now, ext.RebuildFailed(attempt.beside, why))
+        return True
 
     def _close(
         self, now: Now, sa: IkeSa, why: str, held: Sequence[ChildSa], again: Sequence[ChildSa]
@@ -373,53 +355,6 @@ class Recovery:
             return last
         return Route(configured.local, configured.remote, last.rtt_s)
 
-    def _initiate(
-        self,
-        now: Now,
-        connection: Connection,
-        children: Sequence[ChildConfig],
-        tag: int,
-        keep_trying: bool,
-        recovering: bool,
-        route: Route,
-        beside: IkeSa | None = None,
-    ) -> None:
-        env = self._env
-        if len(env.table) >= env.config.max_ike_sas:
-            env.done(tag, False, f"there are {len(env.table)} IKE SAs already (max_ike_sas)")
-            return
-        fresh = not recovering and not env.table.of_connection(connection.name)
-        sa = IkeSa(
-            env,
-            now,
-            connection,
-            initiator=True,
-            own_spi=env.ike_spi(),
-            peer_spi=bytes(8),
-            local=route.local,
-            remote=route.remote,
-            rtt=RttEstimator(route.rtt_s),
-        )
-        sa.recovering = recovering
-        sa.initial_contact = connection.initial_contact and fresh
-        env.table.add(sa)
-        env.expect(tag, len(children))
-        first = children[0] if children else None
-        further = [(c, tag) for c in children[1:]]
-        self._attempts[sa.number] = Attempt(keep_trying, recovering, route, first, beside, further)
-        env.event(
-            "initiate",
-            connection=connection.name,
-            sa=sa.number,
-            remote=str(route.remote),
-            recovering=recovering,
-        )
-        for extension in env.extensions:
-            if (offer := extension.resume_offer(now, connection, beside)) is not None:
-                resume.initiate(sa, now, resume.Plan(offer, first, tag))
-                return
-        init.initiate(sa, now, first, tag)
-
     def _add_child(self, now: Now, sa: IkeSa, config: ChildConfig, tag: int) -> None:
         if any(c.name == config.name and c.state is ChildState.INSTALLED for c in sa.children.values()):
             self._env.done(tag, True, f"{config.name} is up already")
@@ -438,8 +373,9 @@ class Recovery:
         ours = self._env.table.of_connection(connection.name)
         if connection.remote_host is None:
             ours = [s for s in ours if route is not None and s.remote.host == route.remote.host]
-        established = [s for s in ours if s.established]
-        return next(iter(established), None) or next((s for s in ours if s.number in self._attempts), None)
+        established = (s for s in ours if s.established)
+        under_way = (a.latest for s in ours if (a := self._attempts.of(s)) is not None)
+        return next(established, None) or next(under_way, None)
 
     def _served_elsewhere(self, child: ChildSa, closing: IkeSa | None = None) -> bool:
         """Whether another child serves the same policy (which is of one peer), not one of `closing`."""

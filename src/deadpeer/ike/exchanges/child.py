@@ -24,6 +24,7 @@ from deadpeer.ike.collision import Decision, Incoming, Own, decide, ours_is_redu
 from deadpeer.ike.connection import ChildConfig
 from deadpeer.ike.exchange import Exchange, own_request
 from deadpeer.ike.exchanges.informational import DeleteChild, expire_child
+from deadpeer.ike.io import Level
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.ike.selectors import text
 from deadpeer.values import Now
@@ -250,6 +251,9 @@ def respond_create(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
 def respond_rekey(sa: IkeSa, now: Now, request: Message, rekey: Notify) -> Sequence[Payload]:
     """The peer rekeys a child."""
     child = sa.child_by_outbound(rekey.spi) if len(rekey.spi) == 4 else None
+    if child is None and sa.active is not None and sa.active.unknown_deleted is not None:
+        # It may be the one whose making our own request waits for: its answer was lost or is late.
+        return (Notify(NotifyType.TEMPORARY_FAILURE),)
     if child is None:
         return (Notify(NotifyType.CHILD_SA_NOT_FOUND, b"", Protocol.ESP, rekey.spi),)
     decision = decide(own_request(sa, child), Incoming.REKEY_CHILD)
@@ -320,9 +324,7 @@ def _make(
             raise ChildError(NotifyType.NO_ADDITIONAL_SAS, f"there are {len(sa.children)} child SAs already")
         choice, key_pair, shared = choose(sa, request, first=False, rekeyed=rekeyed)
     except ChildError as problem:
-        sa.env.event(
-            "child_failed", "warning", connection=sa.connection.name, sa=sa.number, reason=str(problem)
-        )
+        _refusal(sa, problem)
         return problem.notify
     nonce_r = sa.env.entropy.octets(NONCE_OCTETS)
     spi_in = sa.env.esp_spi()
@@ -332,3 +334,12 @@ def _make(
         outbound_now=rekeyed is None, policy=rekeyed.policy if rekeyed is not None else None,
     )  # fmt: skip
     return child, answer_payloads(choice, spi_in, nonce_r, key_pair), nonces
+
+
+def _refusal(sa: IkeSa, problem: ChildError) -> None:
+    """Report a child that we refuse. Another group asked for is no failure: the peer comes again with it."""
+    level: Level = "warning"
+    kind = "child_failed"
+    if problem.notify.type == NotifyType.INVALID_KE_PAYLOAD:
+        kind, level = "child_other_group", "debug"
+    sa.env.event(kind, level, connection=sa.connection.name, sa=sa.number, reason=str(problem))

@@ -16,6 +16,7 @@ from deadpeer.crash.rebuilds import Rebuilds
 from deadpeer.crash.reconnect import Reconnect
 from deadpeer.crash.resumption import TicketGateway
 from deadpeer.crash.resumption_client import TicketClient
+from deadpeer.crash.rivals import Rivals
 from deadpeer.crash.sir import Sir
 from deadpeer.crash.sir_responder import SirResponder
 from deadpeer.crash.spi_map import SpiMap
@@ -79,6 +80,7 @@ def _extensions(
         policy,
         monitor,
         rebuilds,
+        Rivals(rebuilds),
         tickets,
         TicketClient(monitor, rebuilds),
         SirResponder(codec, member, maker, connections, options),

@@ -233,7 +233,7 @@ def test_when_both_sides_build_a_new_sa_one_is_left(seed: int) -> None:
     pair.drop_rule = lambda sent: False
     both_ways(pair, 3.0)
     pair.run(30.0)
-    rivals = [side.ike.counters["rebuild.rival"] for side in (pair.alice, pair.bob)]
+    rivals = [side.ike.counters["rival.dismissed"] for side in (pair.alice, pair.bob)]
     assert sorted(rivals) == [0, 1]
     assert pair.ike_sas() == (1, 1)
     assert pair.ike_children() == (1, 1)

@@ -7,7 +7,6 @@ not answer counts nothing: it is begun again after a pause that doubles up to a 
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from deadpeer.crash.evidence import same_peer
@@ -30,10 +29,6 @@ LONGEST_PAUSE_S = 60.0
 MAX_PEERS = 4096
 """Peers with a budget of their own that is not full; beyond, the one used least recently is forgotten."""
 
-RIVALS_S = 10.0
-"""New SAs that come up within such a time may have been built for the same reason."""
-MAX_MET = 256
-
 
 class Rebuilds(Extension):
     """Asks the core for new SAs on behalf of those who judge, within the budget of each peer."""
@@ -49,7 +44,6 @@ class Rebuilds(Extension):
         """The SAs with each peer, by number."""
         self._new: dict[int, SaView] = {}
         """The new SA that came up beside an old one, by the old one's number, while both stand."""
-        self._met: deque[_Met] = deque(maxlen=MAX_MET)
         self._called_off: set[int] = set()
         """Old SAs whose peer lives, though the new SA may have been too far to be given up."""
 
@@ -95,6 +89,10 @@ class Rebuilds(Extension):
             if newer and names <= {child.name for child in other.child_views}:
                 return other
         return None
+
+    def beside(self, new: SaView) -> int | None:
+        """The number of the older SA that stands while this one came up beside it."""
+        return next((number for number, sa in self._new.items() if sa.number == new.number), None)
 
     def hurry(self, now: Now, sa: SaView, reason: str) -> None:
         """The peer may be back: what the new SA waits for is sent again, at most once per round trip."""
@@ -143,8 +141,6 @@ class Rebuilds(Extension):
                     self.core.dismiss(now, old, "replaced")
             case SaEstablished(sa=sa):
                 self._peers.setdefault(_peer(sa), {})[sa.number] = sa
-                if not sa.initiator:
-                    self._meet(now, _Met(now.mono_ns, sa, None))
             case SaRekeyed(new=new):
                 self._peers.setdefault(_peer(new), {})[new.number] = new
             case Condemned(sa=sa):
@@ -156,8 +152,7 @@ class Rebuilds(Extension):
                 self._pauses.pop(sa.number, None)
                 self._called_off.discard(sa.number)
                 self._gone(sa)
-                if sa.number in self._new:
-                    self._meet(now, _Met(now.mono_ns, self._new.pop(sa.number), sa.number))
+                self._new.pop(sa.number, None)
             case _:
                 pass
 
@@ -169,19 +164,6 @@ class Rebuilds(Extension):
             "rebuilds.pauses": len(self._pauses),
             "rebuilds.beside": len(self._new),
         }
-
-    def _meet(self, now: Now, new: _Met) -> None:
-        """Keep one of two new SAs that both sides built at the same time."""
-        while self._met and now.mono_ns - self._met[0].at_ns > RIVALS_S * NS_PER_S:
-            self._met.popleft()
-        for other in self._met:
-            ours, theirs = (new, other) if other.beside is None else (other, new)
-            if ours.beside is None or theirs.beside is not None or theirs.sa.number <= ours.beside:
-                continue
-            if theirs.sa.established and same_peer(theirs.sa, ours.sa) and theirs.sa.spi_i < ours.sa.spi_i:
-                self.core.count("rebuild.rival")
-                self.core.dismiss(now, ours.sa, "the peer built one too")
-        self._met.append(new)
 
     def _gone(self, sa: SaView) -> None:
         sas = self._peers.get(_peer(sa), {})
@@ -214,15 +196,6 @@ class _Rebuild:
     owner: str
     hurried_ns: int | None = None
     bucket: Bucket | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Met:
-    """A new SA: ours, built beside the one with that number, or the peer's."""
-
-    at_ns: int
-    sa: SaView
-    beside: int | None
 
 
 @dataclass(slots=True)

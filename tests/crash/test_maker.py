@@ -31,11 +31,16 @@ def gateway(config: Connection, *, renewals_at_once: int = 64) -> Gateway:
 
 def sa_of(gateway: Gateway, config: Connection, number: int = 1, *, initiator: bool = False) -> FakeSa:
     """An SA of Bob's with Alice, token given in IKE_AUTH."""
-    sa = FakeSa(number, config, initiator, bytes([number]) * 8, b"r" * 8, BOB, ALICE)
+    sa = FakeSa(number, config, initiator, _spi_i(number), b"r" * 8, BOB, ALICE)
     gateway.core.sas.append(sa)
     gateway.notifies(at(0), Slot.AUTH, sa, response=not initiator)
     gateway.signal(at(0), SaEstablished(sa))
     return sa
+
+
+def _spi_i(number: int) -> bytes:
+    """Eight times the number, where it is small."""
+    return bytes([number]) * 8 if number < 256 else number.to_bytes(8, "big")
 
 
 def secret(gateway: Gateway) -> bytes:
@@ -275,13 +280,39 @@ def test_what_is_kept_goes_with_the_sa() -> None:
     bob = gateway(config)
     sas = [sa_of(bob, config, n) for n in range(1, 101)]
     assert bob.maker.counters()["qcd.tokens_made"] == 100
-    for sa in sas[:60]:
-        bob.core.sas.remove(sa)  # gone without a word
-    sa_of(bob, config, 101)
-    assert bob.maker.counters()["qcd.tokens_made"] == 41
-    for sa in sas[60:]:
+    for sa in sas:
         bob.signal(at(1), SaClosed(sa, "deleted"))
-    assert bob.maker.counters()["qcd.tokens_made"] == 1
+    assert bob.maker.counters()["qcd.tokens_made"] == 0
+
+
+def test_what_is_kept_of_sas_that_go_without_a_word_stays_bounded() -> None:
+    config = connection()
+    bob = gateway(config)
+    sas = [sa_of(bob, config, n) for n in range(1, 101)]
+    del bob.core.sas[:60]
+    largest = 0
+    for n in range(101, 1000):
+        sa_of(bob, config, n)
+        bob.core.sas.pop()
+        largest = max(largest, bob.maker.counters()["qcd.tokens_made"])
+    assert largest <= 128
+    assert bob.maker.handed(sas[-1].number) is not None
+
+
+def test_ten_thousand_sas_are_walked_through_a_few_times_not_at_each_new_one() -> None:
+    config = connection()
+    bob = gateway(config)
+    walks: list[int] = []
+
+    def views() -> list[FakeSa]:
+        walks.append(len(bob.core.sas))
+        return bob.core.sas
+
+    bob.core.views = views  # type: ignore[method-assign]
+    for n in range(1, 10_001):
+        sa_of(bob, config, n)
+    assert bob.maker.counters()["qcd.tokens_made"] == 10_000
+    assert sum(walks) <= 2 * 10_000
 
 
 def test_boot_is_told() -> None:

@@ -41,6 +41,8 @@ from deadpeer.wire import Notify
 HANDOVER = "qcd token"
 """The reason of every INFORMATIONAL that carries one of our tokens; its answer is known by it."""
 
+FIRST_SWEEP = 64
+
 
 class TokenMaker(Extension):
     """Makes tokens on connections whose QCD roles are both or maker. Command: qcd rotate."""
@@ -52,6 +54,7 @@ class TokenMaker(Extension):
         self._entropy = entropy
         self._at_once = options.renewals_at_once
         self._issued: dict[int, _Issued] = {}
+        self._sweep_at = FIRST_SWEEP
         self._rotation: _Rotation | None = None
         self._methods: set[TokenMethod] = set()
 
@@ -174,12 +177,15 @@ class TokenMaker(Extension):
         self._settled(now, sa.number)
 
     def _forget_stillborn(self) -> None:
-        """Drop what was made for SAs that never came up, should the core not have said that they closed."""
-        if len(self._issued) > 64 and len(self._issued) > 2 * len(living := self._living()):
-            self._issued = {number: i for number, i in self._issued.items() if number in living}
+        """Drop what was made for SAs that never came up, should the core not have said that they closed.
 
-    def _living(self) -> set[int]:
-        return {sa.number for sa in self.core.views()}
+        Looked for whenever there are twice as many as after the last look: a few steps for each new SA.
+        """
+        if len(self._issued) < self._sweep_at:
+            return
+        living = {sa.number for sa in self.core.views()}
+        self._issued = {number: issued for number, issued in self._issued.items() if number in living}
+        self._sweep_at = max(FIRST_SWEEP, 2 * len(self._issued))
 
     # --- rotation --------------------------------------------------------------------------------
 

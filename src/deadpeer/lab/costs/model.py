@@ -89,8 +89,10 @@ class SideCost:
 class RecoveryCost:
     """One way to find out, with one kind of authentication, by a full exchange or resumed.
 
-    `alice` still held the SAs, `bob` lost them; his costs begin when he is up again. Times in
-    milliseconds are virtual ones from then on, at a round trip of `rtt_ms`.
+    `alice` still held the SAs, `bob` lost them; both count from the moment that he is up again. Times in
+    milliseconds are virtual, at a round trip of `rtt_ms` and with processing left out, and begin when he is
+    up and the first packet arrives: `detect_ms` ends with the verdict, `recover_ms` with the first inner
+    packet that made the round trip after it (with an idle tunnel: when the new child SA was up).
     """
 
     way: Way

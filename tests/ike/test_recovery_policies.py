@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 from tests.support.invariants import check_no_leaks, check_one_tunnel
@@ -316,3 +317,21 @@ def test_two_connections_to_one_peer_stay_apart() -> None:
     pair.run(1.0)
     assert pair.ike_sas() == (1, 1)
     assert pair.ping("alice", "10.10.1.2", "10.10.2.2")
+
+
+def test_a_connection_whose_local_addrs_are_a_network_initiates_from_our_address_in_it() -> None:
+    """The first of our addresses is in another network."""
+    here = {"local_addrs": (ip_network("192.0.2.0/25"),)}
+    pair = Pair.with_psk(alice=here)
+    pair.alice.config = replace(pair.alice.config, local_hosts=("198.51.100.1", "192.0.2.1"))
+    pair.crash("alice")
+    pair.boot("alice")
+    pair.up()
+    check_one_tunnel(pair)
+
+
+def test_up_says_why_it_has_no_address_to_initiate_from() -> None:
+    pair = Pair.with_psk(alice={"local_addrs": (ip_network("198.51.100.0/24"),)})
+    pair.feed("alice", Initiate("home", None, 1))
+    assert not pair.alice.done[1].ok
+    assert "local_addrs" in pair.alice.done[1].text

@@ -16,7 +16,7 @@ from deadpeer.crypto import SeededEntropy
 from deadpeer.ike.connection import Connection
 from deadpeer.ike.cookie import CookieJar
 from deadpeer.ike.io import Initiate, Rekey
-from deadpeer.ike.matching import connections_for
+from deadpeer.ike.matching import connections_for, local_host
 from deadpeer.ike.rtt import INITIAL_RTO_S, MAX_RTO_S, RttEstimator, interval_s
 from deadpeer.ike.timers import TimerQueue
 from deadpeer.ike.window import MAX_MESSAGE_ID, REKEY_MESSAGE_ID, Arrival, RecvWindow, SendWindow
@@ -275,3 +275,33 @@ def test_the_tables_find_an_sa_among_thousands_without_walking_through_them() ->
     pair.up()
     pair.run(2.0)
     assert pair.ping()
+
+
+OURS = ("192.0.2.1", "198.51.100.7", "2001:db8::7", "198.51.100.8")
+
+
+@pytest.mark.parametrize(
+    ("local_addrs", "remote", "expected"),
+    [
+        ((), "203.0.113.1", "192.0.2.1"),
+        ((), "2001:db8::1", "2001:db8::7"),
+        (("198.51.100.8",), "203.0.113.1", "198.51.100.8"),
+        (("198.51.100.0/24",), "203.0.113.1", "198.51.100.7"),
+        (("198.51.100.8/31", "192.0.2.0/24"), "203.0.113.1", "198.51.100.8"),
+        (("203.0.113.0/24", "192.0.2.0/24"), "203.0.113.1", "192.0.2.1"),
+        (("203.0.113.0/24",), "203.0.113.1", None),
+        (("192.0.2.1", "2001:db8::7"), "2001:db8::1", "2001:db8::7"),
+        (("0.0.0.0/0", "::/0"), "2001:db8::1", "2001:db8::7"),
+        (("192.0.2.9",), None, "192.0.2.9"),
+        (("192.0.2.0/24",), None, None),
+        ((), None, None),
+    ],
+)
+def test_we_initiate_from_an_address_that_the_connection_permits(
+    local_addrs: tuple[str, ...], remote: str | None, expected: str | None
+) -> None:
+    base = connection("home", ("192.0.2.1", remote or "192.0.2.2"), "alice", "bob", ())
+    chosen = replace(base, local_addrs=tuple(map(ip_network, local_addrs)))
+    if remote is None:
+        chosen = replace(chosen, remote_addrs=())
+    assert local_host(chosen, OURS) == expected

@@ -1,4 +1,4 @@
-"""Which configured connections a peer may mean: pure."""
+"""Which configured connections a peer may mean, and from where one is initiated: pure."""
 
 from __future__ import annotations
 
@@ -21,6 +21,25 @@ def connections_for(connections: Iterable[Connection], local: Address, remote: A
         if ours is not None and theirs is not None:
             ranked.append((-theirs, -ours, order, connection))
     return [entry[3] for entry in sorted(ranked, key=lambda entry: entry[:3])]
+
+
+def local_host(connection: Connection, hosts: Sequence[str]) -> str | None:
+    """From which of our addresses, `hosts`, to initiate: None if there is none of the peer's family.
+
+    The first that `local_addrs` names or has in a network; without `local_addrs` the first of all.
+    """
+    remote = connection.remote_host
+    version = ip_address(remote).version if remote is not None else None
+    ours = [host for host in map(ip_address, hosts) if host.version == version]
+    if not connection.local_addrs:
+        return next(map(str, ours), None)
+    for network in connection.local_addrs:
+        if network.prefixlen == network.max_prefixlen and version in (None, network.version):
+            return str(network.network_address)
+        for host in ours:
+            if host in network:
+                return str(host)
+    return None
 
 
 def _fit(networks: Sequence[IPv4Network | IPv6Network], address: IPv4Address | IPv6Address) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_address
 
 from deadpeer.ike import extension as ext
 from deadpeer.ike import selectors
@@ -15,6 +14,7 @@ from deadpeer.ike.environment import Environment
 from deadpeer.ike.evidence import Verdict
 from deadpeer.ike.exchanges.child import CreateChild
 from deadpeer.ike.exchanges.informational import DeleteIke
+from deadpeer.ike.matching import local_host
 from deadpeer.ike.sa import IkeSa
 from deadpeer.plane.model import Acquire, InstallTrap, RemoveTrap
 from deadpeer.values import Address, Datagram, Now
@@ -119,7 +119,12 @@ class Recovery:
             return
         route = route or self._route(connection)
         if route is None:
-            why = f"connection {connection.name} has no single remote address to initiate to"
+            lacks = "single remote address to initiate to"
+            if connection.remote_host is not None:
+                lacks = (
+                    "local address to initiate from: none of ours fits local_addrs and the peer"
+                )
+            why = f"connection {connection.name} has no {lacks}"
             self._env.event("initiate_failed", "warning", connection=connection.name, reason=why)
             self._env.done(tag, False, why)
             return
@@ -392,12 +397,4 @@ class Recovery:
         return Route(Address(local, self._env.config.port), Address(remote, connection.remote_port))
 
     def _local_host(self, connection: Connection) -> str | None:
-        """Our address for a connection: the configured one, else the first one of the peer's family."""
-        for network in connection.local_addrs:
-            if network.prefixlen == network.max_prefixlen:
-                return str(network.network_address)
-        remote = connection.remote_host
-        if remote is None:
-            return None
-        version = ip_address(remote).version
-        return next((h for h in self._env.config.local_hosts if ip_address(h).version == version), None)
+        return local_host(connection, self._env.config.local_hosts)

@@ -121,9 +121,7 @@ class Recovery:
         if route is None:
             lacks = "single remote address to initiate to"
             if connection.remote_host is not None:
-                lacks = (
-                    "local address to initiate from: none of ours fits local_addrs and the peer"
-                )
+                lacks = "local address to initiate from: none of ours fits local_addrs and the peer"
             why = f"connection {connection.name} has no {lacks}"
             self._env.event("initiate_failed", "warning", connection=connection.name, reason=why)
             self._env.done(tag, False, why)

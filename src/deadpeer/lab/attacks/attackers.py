@@ -1,4 +1,4 @@
-"""What an attacker beside the link is: he makes shots, learns what he is told, hears answers to himself. Pure."""
+"""What an attacker beside the link is: he shoots, learns what he is told, hears answers to himself. Pure."""
 
 from __future__ import annotations
 

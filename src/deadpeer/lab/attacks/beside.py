@@ -38,6 +38,7 @@ ATTACKERS = {
     "forge-invalid-spi": forgers.InvalidSpi,
     "forge-invalid-ike-spi": forgers.InvalidIkeSpi,
     "forge-token": forgers.Token,
+    "forge-init": replays.Beginner,
     "forge-check-spi": forgers.CheckSpi,
     "replay-token": replays.ReplayToken,
     "replay-exchange": replays.ReplayExchange,
@@ -175,6 +176,10 @@ class Beside:
             if way is None or lane is None:
                 continue
             self._tally.add("answers", len(payload))
+            seen = look(payload, lane)
+            if isinstance(seen, IkeSeen):
+                for name in set(seen.notifies):
+                    self._tally.add(f"answers: {name}", len(payload))
             question = self._questions.get(question_key(payload, lane))
             if question is None:
                 self._tally.add("answers to nothing", len(payload))

@@ -123,6 +123,25 @@ class ReplayExchange(Stranger):
         return self.known.tape[self._next % len(self.known.tape)]
 
 
+class Beginner(Stranger):
+    """Begins IKE SAs in the name of the victims' peers, with the algorithms of a captured IKE_SA_INIT."""
+
+    def __init__(self, dice: Dice) -> None:
+        super().__init__(dice)
+        self._init: Message | None = None
+        self.tricks = (self._begin,)
+
+    def learn(self, knowledge: Knowledge) -> None:
+        super().learn(knowledge)
+        self._init = first_init(knowledge.tape) or self._init
+
+    def _begin(self) -> Shot | None:
+        if self._init is None:
+            return None
+        octets = encode_message(begun_anew(self._init, self.dice.octets(8)))
+        return Shot(None, self.way(), Lane.IKE, octets, "IKE_SA_INIT in the peer's name")
+
+
 class CookieReplay(Forger):
     """Uses cookies that others got: of CHECK_SPI later and for other SAs, of IKE_SA_INIT from elsewhere.
 
@@ -148,8 +167,7 @@ class CookieReplay(Forger):
         super().learn(knowledge)
         messages = [(p, m) for p in knowledge.tape if (m := message_of(p)) is not None]
         self._checks = [(p, m) for p, m in messages if decode(m) is not None]
-        begun = (m for _, m in messages if m.exchange == ExchangeType.IKE_SA_INIT and not m.is_response)
-        self._init = next(begun, self._init)
+        self._init = first_init(knowledge.tape) or self._init
 
     def heard(self, source: int, way: Way, lane: Lane, payload: bytes) -> None:
         message = read_message(lane, payload)
@@ -241,13 +259,21 @@ class CookieReplay(Forger):
         return self._returns.pop(0) if self._returns else None
 
     def _request(self, spi_i: bytes) -> Message | None:
-        """Alice's own captured IKE_SA_INIT with another SPI, and a nonce that follows from it."""
-        if self._init is None:
-            return None
-        payloads = tuple(
-            Nonce((spi_i * 8)[: len(p.data)]) if isinstance(p, Nonce) else p for p in self._init.payloads
-        )
-        return replace(self._init, spi_i=spi_i, payloads=payloads)
+        return None if self._init is None else begun_anew(self._init, spi_i)
+
+
+def first_init(tape: Sequence[Passing]) -> Message | None:
+    """The first captured request of IKE_SA_INIT."""
+    messages = (message_of(passing) for passing in tape)
+    return next(
+        (m for m in messages if m and m.exchange == ExchangeType.IKE_SA_INIT and not m.is_response), None
+    )
+
+
+def begun_anew(init: Message, spi_i: bytes) -> Message:
+    """A captured IKE_SA_INIT with another SPI, and a nonce that follows from it."""
+    payloads = tuple(Nonce((spi_i * 8)[: len(p.data)]) if isinstance(p, Nonce) else p for p in init.payloads)
+    return replace(init, spi_i=spi_i, payloads=payloads)
 
 
 def _other(way: Way) -> Way:

@@ -1,0 +1,244 @@
+"""What must hold under attack, and whether it held: from what was observed to `Check`s. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deadpeer.crash.options import CrashOptions
+from deadpeer.lab.attacks.catalogue import Scenario
+from deadpeer.lab.attacks.model import Check
+from deadpeer.lab.attacks.observed import Observed, Recovery
+from deadpeer.lab.options import LIVENESS_S, LabOptions, Side
+
+LIMITS = CrashOptions()
+"""The lab's gateways run with the defaults."""
+
+AMPLIFICATION = 3.0
+MEMORY_MB = 20.0
+CPU_MS_PER_SHOT = 1.0
+LOST_SHARE = 0.01
+LOST_AT_LEAST = 2
+RECOVERY_S = 2.0
+SLOW_RECOVERY_S = 4.0
+HALF_OPEN = 8
+"""half_open_per_source without a cookie, and a few of the peer's own."""
+REPLACING = ("sir", "replaced", "resumed")
+"""Proofs that rest on a new SA of the same peer, which stands before the old one goes."""
+
+
+def judge(scenario: Scenario, options: LabOptions, seen: Observed) -> tuple[Check, ...]:
+    """Every promise, whether it was kept, and by what measure."""
+    checks = [*_verdicts(scenario, options, seen), *_rebuilds(scenario, options, seen)]
+    if scenario.per_s:
+        checks += [*_beside(scenario, seen), *_cost(seen)]
+    else:
+        checks += _in_the_middle(seen)
+    checks += _special(scenario, seen)
+    if scenario.crash:
+        checks += _crash(options, seen.crash)
+    return (*checks, *_health(seen))
+
+
+# --- what holds always ---------------------------------------------------------------------------
+
+
+def _verdicts(scenario: Scenario, options: LabOptions, seen: Observed) -> Iterator[Check]:
+    """Living SAs that somebody condemned. Where a new SA may be forced, one may replace them."""
+    abandoned = [v for v in seen.verdicts if v.fields.get("proof") not in REPLACING]
+    forced = scenario.attack.place == "on-path" and options.method in ("sir", "reconnect")
+    if not forced:
+        yield _at_most("living SAs condemned", len(seen.verdicts), 0)
+    yield _at_most("living SAs lost without a replacement", len(abandoned), 0)
+    if scenario.attack.place == "off-path":
+        gone = seen.living - seen.lived
+        yield Check("the SAs from before are there after", "all", f"{seen.lived} of {seen.living}", not gone)
+
+
+def _rebuilds(scenario: Scenario, options: LabOptions, seen: Observed) -> Iterator[Check]:
+    yield _at_most("new SAs forced", seen.rebuilt, budget(scenario, options, seen.attack.seconds))
+
+
+def budget(scenario: Scenario, options: LabOptions, seconds: float) -> int:
+    """How many new SAs an attacker may force in that time: `rebuilds_per_hour` at once, and as many in each
+    hour after. QCD and liveness build none beside a living SA, and no stranger can forge SIR's answers."""
+    if options.method == "reconnect" or (options.method == "sir" and scenario.attack.place == "on-path"):
+        return int(LIMITS.rebuilds_per_hour * (1 + seconds / 3600))
+    return 0
+
+
+def _health(seen: Observed) -> Iterator[Check]:
+    for side, (before, after) in seen.memory_mb.items():
+        what = f"growth of {side.capitalize()}'s memory"
+        yield Check(
+            what, f"at most {MEMORY_MB:g} MB", f"{after - before:+.1f} MB", after - before <= MEMORY_MB
+        )
+    yield _at_most("internal errors", seen.internal_errors, 0)
+    yield Check("traffic flows afterwards", "yes", "yes" if seen.flows_after else "no", seen.flows_after)
+
+
+# --- beside the link -----------------------------------------------------------------------------
+
+
+def _beside(scenario: Scenario, seen: Observed) -> Iterator[Check]:
+    packets, octets = seen.sent
+    yield Check("shots", "at least 100", str(packets), packets >= 100)
+    if scenario.blind:
+        provoked = seen.blind_ike.messages - seen.quiet_ike.messages
+        sent = seen.blind_shots.number("sent")
+        yield Check(
+            "messages provoked on the link without knowing any SPI",
+            "none" if scenario.attack.name != "enumerate" else _ENUMERATED,
+            f"{max(0, provoked)} by {sent} shots",
+            sent > 0 and provoked <= (0 if scenario.attack.name != "enumerate" else sent / 2),
+        )
+    answers, answered = seen.answered
+    yield _ratio("packets sent back for each of his", answers, packets)
+    yield _ratio("octets sent back for each of his", answered, octets)
+    if scenario.sources > 1:
+        worst = seen.shots.worst
+        yield Check(
+            "the largest answer to his own address, by its question",
+            f"at most {AMPLIFICATION:g} times",
+            f"{worst:.2f} times",
+            worst <= AMPLIFICATION,
+        )
+    yield from _liveness_checks(seen)
+    lost = max(LOST_AT_LEAST, int(seen.inner_sent * LOST_SHARE))
+    yield _at_most("inner packets lost", seen.inner_lost, lost, f"of {seen.inner_sent}")
+
+
+_ENUMERATED = "at most one for two questions"
+
+
+def _liveness_checks(seen: Observed) -> Iterator[Check]:
+    """`probe_burst` at once and `probe_rate` a second for each SA; one more may fall on the edge."""
+    share = seen.attack.seconds / seen.quiet.seconds if seen.quiet.seconds else 0.0
+    for side in _SIDES:
+        usual = seen.quiet_ike.checks.get(side, 0) * share
+        most = LIMITS.probe_burst + LIMITS.probe_rate * seen.attack.seconds + usual + 1
+        found = seen.attack_ike.checks.get(side, 0)
+        rate = found / seen.attack.seconds if seen.attack.seconds else 0.0
+        yield Check(
+            f"{side.capitalize()}'s protected INFORMATIONAL requests",
+            f"at most {most:.0f}",
+            f"{found} ({rate:.1f} a second)",
+            found <= most,
+        )
+
+
+def _cost(seen: Observed) -> Iterator[Check]:
+    shots = seen.sent[0]
+    for side, quiet, attacked in (
+        ("Alice", seen.quiet_cost.alice_cpu_s, seen.attack_cost.alice_cpu_s),
+        ("Bob", seen.quiet_cost.bob_cpu_s, seen.attack_cost.bob_cpu_s),
+    ):
+        usual = quiet * seen.attack_cost.seconds / seen.quiet_cost.seconds if seen.quiet_cost.seconds else 0.0
+        each_ms = 1000 * max(0.0, attacked - usual) / shots if shots else 0.0
+        yield Check(
+            f"{side}'s CPU for each of his packets",
+            f"at most {CPU_MS_PER_SHOT:g} ms",
+            f"{each_ms:.3f} ms",
+            each_ms <= CPU_MS_PER_SHOT,
+        )
+
+
+# --- in the middle -------------------------------------------------------------------------------
+
+
+def _in_the_middle(seen: Observed) -> Iterator[Check]:
+    packets, _ = seen.sent
+    yield Check("datagrams forged, dropped or delayed", "at least 1", str(packets), packets > 0)
+    dropped = seen.mischief.get("dropped ESP", 0) + seen.mischief.get("dropped everything", 0)
+    lost = dropped + max(LOST_AT_LEAST, int(seen.inner_sent * LOST_SHARE))
+    yield _at_most(
+        "inner packets lost", seen.inner_lost, lost, f"of {seen.inner_sent}, {dropped} dropped by him"
+    )
+
+
+# --- what one attack is about ----------------------------------------------------------------------
+
+
+def _special(scenario: Scenario, seen: Observed) -> Iterator[Check]:
+    alice = seen.counters.get("alice", {}).get("endpoint", {})
+    match scenario.attack.name:
+        case "enumerate":
+            yield from _enumerated(seen)
+        case "forge-token":
+            guesses = alice.get("token_mismatch", 0)
+            yield Check("guesses that were compared with the real token", "some", str(guesses), guesses > 0)
+        case "forge-check-spi":
+            refused = alice.get("check.bad_cookie", 0)
+            yield Check("denials refused for their cookie", "some", str(refused), refused > 0)
+        case "replay-token":
+            compared = alice.get("token_mismatch", 0)
+            yield Check("old tokens that were compared", "some", str(compared), compared > 0)
+        case "cookie-replay":
+            yield from _cookies(seen, alice.get("check.bad_cookie", 0) + alice.get("check.too_late", 0))
+        case "steal-ticket":
+            yield from _theft(seen)
+        case "forge-init":
+            yield _at_most("half-open SAs", seen.half_open, HALF_OPEN)
+        case "mitm-nack":
+            yield from _contradicted(alice.get("attack_suspected", 0), seen)
+        case "mitm-nack-drop-ack":
+            yield _at_most("living SAs replaced", len(seen.verdicts), seen.rebuilt)
+
+
+def _enumerated(seen: Observed) -> Iterator[Check]:
+    seconds = seen.attack.seconds + seen.blind.seconds
+    garbage = 2 * (LIMITS.garbage_burst + LIMITS.garbage_rate * seconds)
+    yield _at_most("datagrams with a token of a living SA", seen.leaks, 0)
+    yield _at_most("answers with tokens while all SAs live", seen.token_answers, 0)
+    yield _at_most(
+        "answers to requests with made-up SPIs", seen.shots.number("answers: INVALID_IKE_SPI"), int(garbage)
+    )
+
+
+def _cookies(seen: Observed, refused: int) -> Iterator[Check]:
+    notes = seen.shots.notes
+    home = notes.get("cookies accepted from where they belong", 0)
+    yield Check("CHECK_SPI answers refused", "some", str(refused), refused > 0)
+    yield _at_most(
+        "cookies of IKE_SA_INIT accepted from elsewhere", notes.get("cookies accepted from elsewhere", 0), 0
+    )
+    yield Check("cookies accepted from where they belong", "some", str(home), home > 0)
+
+
+def _theft(seen: Observed) -> Iterator[Check]:
+    yield _at_most("half-open SAs at Bob", seen.half_open, HALF_OPEN)
+    resumed = seen.counters.get("bob", {}).get("endpoint", {}).get("ticket.redeemed", 0)
+    yield _at_most("tickets redeemed while their owner did not resume", resumed, 0)
+
+
+def _contradicted(noticed: int, seen: Observed) -> Iterator[Check]:
+    yield _at_most("living SAs condemned", len(seen.verdicts), 0)
+    lies = seen.mischief.get("forged NACK", 0)
+    yield Check("contradictions that were noticed", "some", f"{noticed} of {lies} lies", noticed > 0)
+
+
+def _crash(options: LabOptions, crash: Recovery | None) -> Iterator[Check]:
+    bound = {"qcd": RECOVERY_S, "sir": RECOVERY_S, "reconnect": SLOW_RECOVERY_S}.get(
+        options.method, 2 * LIVENESS_S + SLOW_RECOVERY_S
+    )
+    bound += 10 * options.rtt_ms / 1000
+    seconds = None if crash is None else crash.seconds
+    yield Check(
+        "a real crash under attack: traffic again after Bob could answer",
+        f"within {bound:.1f} s",
+        "never" if seconds is None else f"{seconds:.2f} s",
+        seconds is not None and seconds <= bound,
+    )
+
+
+def _at_most(what: str, measured: int, bound: int, more: str = "") -> Check:
+    return Check(
+        what, "none" if bound == 0 else f"at most {bound}", f"{measured} {more}".strip(), measured <= bound
+    )
+
+
+def _ratio(what: str, back: int, sent: int) -> Check:
+    ratio = back / sent if sent else 0.0
+    return Check(what, f"at most {AMPLIFICATION:g}", f"{ratio:.3f}", ratio <= AMPLIFICATION)
+
+
+_SIDES: tuple[Side, Side] = ("alice", "bob")

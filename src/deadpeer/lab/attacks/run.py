@@ -1,0 +1,420 @@
+"""One attack from beginning to end: build, measure in peace, attack, perhaps crash, judge."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from deadpeer.gateway.client import ControlError
+from deadpeer.lab.attacks import gauges
+from deadpeer.lab.attacks.attackers import Knowledge
+from deadpeer.lab.attacks.beside import BesideConfig
+from deadpeer.lab.attacks.catalogue import Scenario, scenario
+from deadpeer.lab.attacks.checks import judge
+from deadpeer.lab.attacks.forgery import KnownSa
+from deadpeer.lab.attacks.model import Attack, AttackResult, Cost
+from deadpeer.lab.attacks.observed import (
+    Counters,
+    Observed,
+    Recovery,
+    Shots,
+    Span,
+    events_of,
+    grown,
+    ike_traffic,
+    inner_traffic,
+)
+from deadpeer.lab.attacks.replays import message_of, read_message
+from deadpeer.lab.attacks.tapes import recorded
+from deadpeer.lab.gateway_config import CHILD, CONNECTION
+from deadpeer.lab.options import START_TIMEOUT_S, LabError, LabOptions, Side
+from deadpeer.lab.process import Process, Record, launch
+from deadpeer.lab.recording import Observer, SideEvent
+from deadpeer.lab.runs import build
+from deadpeer.lab.session import Session, Stage, open_session
+from deadpeer.lab.sites import SIDES
+from deadpeer.lab.trace import Lane, Way
+from deadpeer.values import Address
+from deadpeer.wire import NotifyType
+
+FULL_SECONDS = 30.0
+"""How long an attack lasts at full size."""
+BLIND_SHARE = 0.25
+"""The share of an attack's time in which a forger knows nothing."""
+DOWN_S = 0.5
+RECOVERY_TIMEOUT_S = 20.0
+SETTLE_S = 0.3
+RESTLESS_S = 1.0
+"""Between two rekeys of a scenario that has them."""
+WATCH_S = 0.1
+
+
+async def run_attack(
+    attack: Attack, options: LabOptions, observer: Observer, *, seconds: float = FULL_SECONDS
+) -> AttackResult:
+    """Attack two real gateways under traffic for `seconds`, after half as long in peace.
+
+    Raises LabError (usage) for options that an attack can't have, LabError if it can't even begin. Where
+    the run breaks off later, the result's `failure` says why.
+    """
+    staged = scenario(attack.name)
+    _require(attack, options, seconds)
+    options = replace(options, **staged.changes)
+    man = {} if staged.policy is None else staged.policy(seconds, options)
+    stage = Stage(tap=True, inject=staged.per_s > 0, attack=man)
+    async with open_session(options, observer, stage) as session:
+        await build(session)
+        return await Course(session, staged, options, seconds).run()
+
+
+def _require(attack: Attack, options: LabOptions, seconds: float) -> None:
+    if options.method not in attack.methods:
+        methods = " or ".join(attack.methods)
+        raise LabError(
+            f"--attack {attack.name} says nothing about {options.method}: use --method {methods}", usage=True
+        )
+    if options.netns or options.peer != "deadpeer" or options.idle:
+        raise LabError("--attack needs traffic between two gateways of ours on loopback", usage=True)
+    if not 1 <= seconds <= 3600:
+        raise LabError(f"an attack lasts between 1 and 3600 seconds, not {seconds:g}", usage=True)
+
+
+@dataclass
+class _Notes:
+    """What is gathered on the way."""
+
+    answers: list[tuple[Lane, bytes]] = field(default_factory=list)
+    tokens: set[bytes] = field(default_factory=set)
+    half_open: int = 0
+    dead: dict[KnownSa, None] = field(default_factory=dict)
+    living: tuple[KnownSa, ...] = ()
+
+
+class Course:
+    """The course of one attack in a session whose tunnel stands and carries traffic."""
+
+    def __init__(self, session: Session, staged: Scenario, options: LabOptions, seconds: float) -> None:
+        self._session = session
+        self._staged = staged
+        self._options = options
+        self._seconds = seconds
+        self._notes = _Notes()
+        self._beside: Process | None = None
+
+    async def run(self) -> AttackResult:
+        """Carry it out. Raises LabError where there is nothing to judge yet."""
+        async with AsyncExitStack() as stack:
+            await self._before()
+            if self._staged.per_s:
+                self._beside = await self._launch(stack)
+            return await self._measured(stack)
+
+    # --- the phases ------------------------------------------------------------------------------
+
+    async def _before(self) -> None:
+        for step in self._staged.before:
+            if step == "crash":
+                if (await self._crash()).recovered_ns is None:
+                    raise LabError("the tunnel did not recover from the crash before the attack")
+            else:
+                await gauges.rekey(self._session, CONNECTION, CHILD)
+                await gauges.rekey(self._session, CONNECTION, None)
+            await asyncio.sleep(SETTLE_S)
+
+    async def _measured(self, stack: AsyncExitStack) -> AttackResult:
+        session, notes = self._session, self._notes
+        living = notes.living = await gauges.alices_sas(session)
+        notes.tokens.update(gauges.true_tokens(session, living))
+        memory = {side: gauges.memory_mb(session, side) for side in SIDES}
+        before = await self._counters()
+
+        quiet, quiet_cost = await self._spend("quiet", self._seconds / 2)
+        await stack.enter_async_context(self._background())
+        self._begin()
+        blind, blind_shots = Span(quiet.end_ns, quiet.end_ns), Shots()
+        blind_s = self._seconds * BLIND_SHARE if self._staged.blind else 0.0
+        if blind_s:
+            blind, _ = await self._spend("attacked by one who knows nothing", blind_s)
+            blind_shots = await self._count("count")
+        await self._learn()
+        span, cost = await self._spend("attacked", self._seconds - blind_s)
+        mischief = await self._rest_relay() if self._staged.policy is not None else {}
+        shots = _since(blind_shots, await self._count("count"))
+        lived = set(map(_pair, living)) & set(map(_pair, await gauges.alices_sas(session)))
+        grew = {side: grown(before[side], after) for side, after in (await self._counters()).items()}
+        memory_after = {side: gauges.memory_mb(session, side) for side in SIDES}
+        leaks, token_answers = self._leaks(), self._token_answers()
+
+        crash = await self._crash() if self._staged.crash else None
+        if crash is not None:
+            await asyncio.sleep(SETTLE_S)
+        await self._count("rest")
+        flows = await self._flows()
+        ended_ns = time.monotonic_ns()
+        session.recording.take_phase("done", ended_ns)
+
+        recording = session.recording
+        verdicts = events_of(recording, "verdict", Span(quiet.end_ns, ended_ns))
+        sent, lost = inner_traffic(recording, Span(blind.begin_ns, span.end_ns - self._patience_ns))
+        observed = Observed(
+            quiet=quiet,
+            blind=blind,
+            attack=span,
+            quiet_cost=quiet_cost,
+            attack_cost=cost,
+            quiet_ike=ike_traffic(recording.sightings, quiet),
+            blind_ike=ike_traffic(recording.sightings, blind),
+            attack_ike=ike_traffic(recording.sightings, span),
+            blind_shots=blind_shots,
+            shots=shots,
+            mischief=mischief,
+            verdicts=tuple(_without_honest(verdicts, crash)),
+            rebuilt=len(events_of(recording, "rebuild", Span(quiet.end_ns, span.end_ns))),
+            inner_sent=sent,
+            inner_lost=lost,
+            memory_mb={side: (memory[side], memory_after[side]) for side in SIDES},
+            counters=grew,
+            internal_errors=len(events_of(recording, "internal_error", Span(0, ended_ns))),
+            living=len(living),
+            lived=len(lived),
+            leaks=leaks,
+            token_answers=token_answers,
+            half_open=notes.half_open,
+            crash=crash,
+            flows_after=flows,
+        )
+        return self._result(observed)
+
+    def _result(self, seen: Observed) -> AttackResult:
+        packets, octets = seen.sent
+        back, back_octets = seen.answered
+        return AttackResult(
+            attack=self._staged.attack,
+            method=self._options.method,
+            options=self._options,
+            seconds=seen.attack.seconds,
+            sent=packets,
+            sent_octets=octets,
+            answered=back,
+            answered_octets=back_octets,
+            sas_lost=len(seen.verdicts),
+            rebuilt=seen.rebuilt,
+            packets_sent=seen.inner_sent,
+            packets_lost=seen.inner_lost,
+            quiet=seen.quiet_cost,
+            attacked=seen.attack_cost,
+            checks=judge(self._staged, self._options, seen),
+            counters={side: _told(counters) for side, counters in seen.counters.items()},
+        )
+
+    # --- steps -----------------------------------------------------------------------------------
+
+    async def _spend(self, name: str, seconds: float) -> tuple[Span, Cost]:
+        """Let that time pass; what it cost the gateways."""
+        begin_ns, before = time.monotonic_ns(), gauges.cpu_s(self._session)
+        self._session.recording.take_phase(name, begin_ns)
+        await asyncio.sleep(seconds)
+        end_ns, after = time.monotonic_ns(), gauges.cpu_s(self._session)
+        used = {side: after[side] - before[side] for side in SIDES}
+        return Span(begin_ns, end_ns), Cost((end_ns - begin_ns) / 1e9, used["alice"], used["bob"])
+
+    async def _crash(self) -> Recovery:
+        """Kill Bob, start him again, wait for traffic over the new SA."""
+        session = self._session
+        killed_ns = await session.kill("bob")
+        session.recording.take_phase("killed", killed_ns)
+        await asyncio.sleep(DOWN_S)
+        ready_ns = await session.restart("bob")
+        session.recording.take_phase("ready", ready_ns)
+
+        def look() -> int | None:
+            verdict = session.recording.first("alice", "verdict", killed_ns)
+            if verdict is None:
+                return None
+            return session.recording.traffic.first_reply_after(max(verdict.at_ns, ready_ns))
+
+        recovered_ns = None
+        with contextlib.suppress(LabError):
+            recovered_ns = await session.wait_for("the recovery", look, RECOVERY_TIMEOUT_S)
+            session.recording.take_phase("recovered", recovered_ns)
+        return Recovery(killed_ns, ready_ns, recovered_ns)
+
+    async def _flows(self) -> bool:
+        """Whether traffic flows when the attack is over."""
+        session, now_ns = self._session, time.monotonic_ns()
+        look = session.recording.traffic.first_round_trip_after
+        try:
+            await session.wait_for("traffic after the attack", lambda: look(now_ns), RECOVERY_TIMEOUT_S)
+        except LabError:
+            return False
+        finally:
+            await session.traffic.pause()
+            await asyncio.sleep(self._options.patience_s)
+        return True
+
+    @property
+    def _patience_ns(self) -> int:
+        return round(self._options.patience_s * 1e9)
+
+    # --- the attacker ----------------------------------------------------------------------------
+
+    async def _launch(self, stack: AsyncExitStack) -> Process:
+        site, staged = self._session.site, self._staged
+        targets = {
+            way: (Address(host, site.port), Address(host, site.port_nat_t))
+            for way, host in ((Way.TO_ALICE, site.outer["alice"].host), (Way.TO_BOB, site.outer["bob"].host))
+        }
+        config = BesideConfig(
+            staged.attack.name,
+            self._session.inject_path,
+            targets,
+            staged.per_s,
+            self._options.seed,
+            random.SystemRandom().randrange(256),
+            staged.sources,
+        )
+        command = [sys.executable, "-m", "deadpeer.lab.attacks.beside", config.to_json()]
+        beside = await launch("the attacker", command, self._hear)
+        stack.push_async_callback(beside.stop)
+        await beside.expect("ready", START_TIMEOUT_S)
+        return beside
+
+    def _hear(self, record: Record) -> None:
+        if "answer" in record:
+            self._notes.answers.append((Lane(record["lane"]), bytes.fromhex(record["answer"])))
+
+    def _begin(self) -> None:
+        if self._beside is not None:
+            self._beside.tell(json.dumps({"begin": True}))
+        if self._staged.policy is not None:
+            self._session.relay.tell("attack")
+
+    async def _count(self, command: str) -> Shots:
+        if self._beside is None:
+            return Shots()
+        event = "rested" if command == "rest" else "counted"
+        answer = asyncio.create_task(self._beside.expect(event, START_TIMEOUT_S))
+        await asyncio.sleep(0)
+        self._beside.tell(json.dumps({command: True}))
+        record = await answer
+        return Shots(record["counts"], record["notes"], record["worst"])
+
+    async def _rest_relay(self) -> dict[str, int]:
+        answer = asyncio.create_task(self._session.relay.expect("rested", START_TIMEOUT_S))
+        await asyncio.sleep(0)
+        self._session.relay.tell("rest")
+        mischief: dict[str, int] = (await answer)["mischief"]
+        return mischief
+
+    async def _learn(self) -> None:
+        """Tell the attacker beside the link what the scenario lets him know by now."""
+        notes = self._notes
+        living = await gauges.alices_sas(self._session)
+        notes.tokens.update(gauges.true_tokens(self._session, living))
+        notes.dead.update({sa: None for sa in notes.living if _pair(sa) not in set(map(_pair, living))})
+        notes.living = living
+        if self._beside is not None:
+            tape = recorded(self._staged.tape, self._session.recording.tapped)
+            knowledge = Knowledge(living, tuple(notes.dead)[-8:], tape)
+            self._beside.tell(json.dumps({"learn": knowledge.to_record()}))
+
+    # --- what goes on meanwhile ------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _background(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._keep_watch())]
+        if self._beside is not None:
+            tasks.append(asyncio.create_task(self._keep_informed()))
+        if self._staged.restless:
+            tasks.append(asyncio.create_task(self._keep_rekeying()))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep_informed(self) -> None:
+        """An attacker who knows, knows the SAs of a recovery too, and what is captured later."""
+        recording = self._session.recording
+        known: tuple[int, int] | None = None
+        while True:
+            await asyncio.sleep(self._staged.lag_s)
+            if self._staged.blind and "attacked" not in recording.phases:
+                continue
+            ups = sum(1 for event in recording.events if event.side == "alice" and event.kind == "child_up")
+            now = (ups, len(recorded(self._staged.tape, recording.tapped)))
+            if now != known:
+                known = now
+                with contextlib.suppress(ControlError):
+                    await self._learn()
+
+    async def _keep_watch(self) -> None:
+        """The half-open SAs of both gateways, at their most."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for side in SIDES:
+                with contextlib.suppress(ControlError, LabError):
+                    self._notes.half_open = max(
+                        self._notes.half_open, await gauges.half_open(self._session, side)
+                    )
+
+    async def _keep_rekeying(self) -> None:
+        while True:
+            with contextlib.suppress(LabError, ControlError):
+                await gauges.rekey(self._session, CONNECTION, CHILD)
+            await asyncio.sleep(RESTLESS_S)
+
+    # --- what was heard --------------------------------------------------------------------------
+
+    async def _counters(self) -> dict[Side, Counters]:
+        return {side: await gauges.counters(self._session, side) for side in SIDES}
+
+    def _leaks(self) -> int:
+        """Datagrams, at the attacker's addresses and on the link, that show the token of a living SA."""
+        seen = [payload for _, payload in self._notes.answers]
+        seen += [passing.payload for passing in self._session.recording.tapped]
+        return sum(1 for payload in seen if any(token in payload for token in self._notes.tokens))
+
+    def _token_answers(self) -> int:
+        """Messages with tokens in the clear since the attack began."""
+        since_ns = self._session.recording.phases["quiet"]
+        late = [p for p in self._session.recording.tapped if p.arrived_ns >= since_ns]
+        messages = [message_of(passing) for passing in late]
+        messages += [read_message(lane, payload) for lane, payload in self._notes.answers]
+        return sum(1 for m in messages if m is not None and m.notify(NotifyType.QCD_TOKEN) is not None)
+
+
+def _pair(sa: KnownSa) -> tuple[bytes, bytes]:
+    return sa.spi_i, sa.spi_r
+
+
+def _since(before: Shots, after: Shots) -> Shots:
+    """The shots after those of before; notes and the worst answer are of both."""
+    counts = {what: number - before.counts.get(what, 0) for what, number in after.counts.items()}
+    return Shots(counts, after.notes, after.worst)
+
+
+def _without_honest(verdicts: list[SideEvent], crash: Recovery | None) -> list[SideEvent]:
+    """All but Alice's first verdict after the real crash, which is the truth."""
+    if crash is None:
+        return verdicts
+    honest = next((v for v in verdicts if v.side == "alice" and v.at_ns >= crash.killed_ns), None)
+    return [v for v in verdicts if v is not honest]
+
+
+def _told(counters: Counters) -> dict[str, int]:
+    """What the reasons say: one flat table."""
+    return {
+        name: number
+        for group in ("endpoint", "esp_dropped")
+        for name, number in counters.get(group, {}).items()
+        if number
+    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, ip_address, ip_network
 
+import pytest
+
 from deadpeer.crypto import EspKeys, parse_proposal, select_esp
 from deadpeer.crypto.proposals import offer
 from deadpeer.gateway.notation import parse_selector
@@ -110,13 +112,26 @@ def test_a_source_outside_the_local_selectors_is_not_used() -> None:
     assert host.routes == {NET: None}
 
 
-def test_a_network_with_the_peer_in_it_is_not_routed_into_the_tunnel() -> None:
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "192.0.2.0/24"])
+def test_a_network_with_the_peer_in_it_is_routed_only_where_our_own_packets_are_steered(network: str) -> None:
     host = MemoryHost()
+    host.steered = {6}
     keeper = RouteKeeper(host, [])
-    (event,) = keeper.apply(child(1, "0.0.0.0/0"))
-    assert (event.kind, event.fields["network"]) == ("route_failed", "0.0.0.0/0")
+    (event,) = keeper.apply(child(1, network))
+    assert (event.kind, event.fields["network"]) == ("route_failed", network)
     assert host.routes == {}
     assert keeper.apply(RemoveChild(1)) == []
+
+    host.steered = {4}
+    assert keeper.apply(child(2, network)) == []
+    assert list(map(str, host.routes)) == [network]
+
+
+def test_a_trap_for_everything_would_catch_our_own_packets_whoever_the_peer_is() -> None:
+    host = MemoryHost()
+    host.steered = set()
+    (event,) = RouteKeeper(host, []).apply(InstallTrap(1, ts("10.0.0.0/24"), ts("0.0.0.0/0")))
+    assert (event.kind, host.routes) == ("route_failed", {})
 
 
 def test_a_range_becomes_its_networks() -> None:

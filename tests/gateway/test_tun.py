@@ -38,7 +38,7 @@ class Sites:
         return subprocess.run([*words, "10.77.1.1"], capture_output=True, check=False).returncode == 0
 
     def route(self, name: str) -> str:
-        return ip("-n", self.names[name], "route", "show", "dev", "deadpeer0")
+        return ip("-n", self.names[name], "route", "show", "table", "all", "dev", "deadpeer0")
 
 
 @pytest.fixture

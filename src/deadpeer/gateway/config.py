@@ -35,6 +35,7 @@ class GatewayOptions:
     tun_mtu: int
     tun_addresses: tuple[Interface, ...]
     routes: bool
+    route_table: int
     unix_local: Path | None
     unix_peer: Path | None
     log_level: LogLevel
@@ -111,6 +112,7 @@ def _options(
         tun_mtu=section.tun_mtu,
         tun_addresses=interfaces,
         routes=section.routes,
+        route_table=section.route_table,
         unix_local=None if section.unix_local is None else directory / section.unix_local,
         unix_peer=None if section.unix_peer is None else directory / section.unix_peer,
         log_level=section.log_level,

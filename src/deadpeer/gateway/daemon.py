@@ -19,6 +19,7 @@ from deadpeer.ike.io import Event, ExtensionCommand, Field, Initiate, Rekey, Rel
 from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.host import Host as PlaneHost
 from deadpeer.plane.host import PlaneError
+from deadpeer.plane.steering import Steering
 from deadpeer.plane.tun import TunDevice, local_addresses
 from deadpeer.plane.unix import UnixHost
 from deadpeer.values import Now
@@ -104,7 +105,7 @@ class Daemon:
         self._hosts = hosts
         sockets = open_sockets(hosts, options.port, options.port_nat_t, options.receive_buffer, file)
         stack.callback(sockets.close)
-        plane = _open_plane(self._config)
+        plane = _open_plane(self._config, hosts)
         stack.callback(plane.close)
         entropy = SystemEntropy()
         runtime = Runtime(
@@ -300,6 +301,17 @@ def _all_addresses(file: Path) -> tuple[Host, ...]:
     return found
 
 
+def _steering(config: GatewayConfig, hosts: Sequence[Host]) -> Steering | None:
+    options = config.gateway
+    if not options.routes or options.route_table == 0:
+        return None
+    outer = [(host, port) for host in hosts for port in (options.port, options.port_nat_t)]
+    try:
+        return Steering(options.route_table, outer)
+    except PlaneError as error:
+        raise ConfigError(config.file, "gateway.route_table", str(error)) from None
+
+
 def _sources(config: GatewayConfig, hosts: Sequence[Host]) -> tuple[Host, ...]:
     """Our addresses, to choose the source of inner packets from: those of the TUN device first."""
     own = tuple(interface.ip for interface in config.gateway.tun_addresses)
@@ -311,12 +323,17 @@ def _sources(config: GatewayConfig, hosts: Sequence[Host]) -> tuple[Host, ...]:
         return (*own, *hosts)
 
 
-def _open_plane(config: GatewayConfig) -> PlaneHost:
+def _open_plane(config: GatewayConfig, hosts: Sequence[Host]) -> PlaneHost:
     options = config.gateway
     if options.plane == "tun":
+        steering = _steering(config, hosts)
         try:
-            return TunDevice(options.tun, mtu=options.tun_mtu, addresses=options.tun_addresses)
+            return TunDevice(
+                options.tun, mtu=options.tun_mtu, addresses=options.tun_addresses, steering=steering
+            )
         except PlaneError as error:
+            if steering is not None:
+                steering.release()
             raise ConfigError(config.file, "gateway.tun", str(error)) from None
     if options.unix_local is None or options.unix_peer is None:
         raise StartError(f"{config.file}: gateway.unix_local: is missing; name the gateway's end")

@@ -56,9 +56,8 @@ class RouteKeeper:
         events: list[Event] = []
         chosen: list[IpNetwork] = []
         for network in networks(op.remote_ts):
-            if outer is not None and outer in network:
-                # The encrypted packets would be routed into the tunnel themselves.
-                events.append(_skipped(network, f"it holds the peer's own address {outer}"))
+            if self._loops(network, outer):
+                events.append(_skipped(network, f"it holds the peer's own address {outer or ''}".rstrip()))
                 continue
             self._uses[network] += 1
             chosen.append(network)
@@ -76,6 +75,14 @@ class RouteKeeper:
         except PlaneError as error:
             return [_skipped(network, str(error))]
         return []
+
+    def _loops(self, network: IpNetwork, outer: IpAddress | None) -> bool:
+        """Whether the encrypted packets would be routed into the tunnel themselves. A trap does not say who
+        its peer will be: a route to everywhere certainly holds it.
+        """
+        if self._host.steers(network.version):
+            return False
+        return network.prefixlen == 0 or (outer is not None and outer in network)
 
     def _release(self, owner: tuple[str, int]) -> None:
         for network in self._wanted.pop(owner, ()):

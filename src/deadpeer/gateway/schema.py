@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from deadpeer.crash.options import Roles, SirRole, TokenMethod
 from deadpeer.ike.connection import AuthKind, CloseAction, DpdAction, StartAction
+from deadpeer.plane.steering import DEFAULT_TABLE, FIRST_TABLE, LAST_TABLE
 
 from .notation import parse_time
 
@@ -31,6 +32,13 @@ def _printable(value: str) -> str:
     """No name, path or identity holds a control character; one that does is a mistake or worse."""
     if not value.isprintable():
         raise ValueError("holds a character that can't be printed; remove it")
+    return value
+
+
+def _table(value: int) -> int:
+    """The kernel's own tables end at 255, its own rules begin at priority 32766."""
+    if value and not FIRST_TABLE <= value <= LAST_TABLE:
+        raise ValueError(f"{value} is out of range: it must be 0, or {FIRST_TABLE} to {LAST_TABLE}")
     return value
 
 
@@ -89,6 +97,14 @@ class GatewaySection(Section):
         True,
         "Set routes into the TUN device for the remote traffic selectors of trapped and installed children.",
         "true",
+    )
+    route_table: Annotated[int, AfterValidator(_table)] = _key(
+        DEFAULT_TABLE,
+        "Number of the routing table for these routes; the rules that ask it have the priorities from this"
+        " number to 299 above it. What the gateway itself sends never enters the tunnel, even where a remote"
+        " traffic selector (0.0.0.0/0) holds the peer's address. 0: the main table, without rules; such a"
+        " network is then not routed.",
+        "6290",
     )
     unix_local: Text | None = _key(
         None, 'With plane = "unix": path of the gateway\'s end, at most 107 octets.', '"/run/lab/gw.sock"'

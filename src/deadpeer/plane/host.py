@@ -37,6 +37,10 @@ class Host(Protocol):
         """Undo `add_route`; nothing happens if there is no such route."""
         ...
 
+    def steers(self, version: int) -> bool:
+        """Whether the gateway's own packets, of this version of IP, never take the routes of `add_route`."""
+        ...
+
     def close(self) -> None:
         """Give everything back, routes included. May be called again."""
         ...

@@ -15,6 +15,7 @@ class MemoryHost:
     def __init__(self, *, echo: bool = False) -> None:
         self.received: list[bytes] = []
         self.routes: dict[IpNetwork, IpAddress | None] = {}
+        self.steered = {4, 6}
         self.closed = False
         self._echo = echo
         self._outgoing: deque[bytes] = deque()
@@ -43,6 +44,9 @@ class MemoryHost:
 
     def remove_route(self, network: IpNetwork) -> None:
         self.routes.pop(network, None)
+
+    def steers(self, version: int) -> bool:
+        return version in self.steered
 
     def close(self) -> None:
         self.closed = True

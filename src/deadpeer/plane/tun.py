@@ -5,12 +5,14 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from socket import AF_INET, AF_INET6
 from struct import Struct
 from typing import Any, TypeVar
 
 from .host import IpAddress, IpNetwork, PlaneError
+from .steering import Steering, delete_route
 
 DEFAULT_MTU = 1400
 """Octets of the largest inner packet: leaves room for ESP, UDP and IPv6 within 1500."""
@@ -20,6 +22,8 @@ QUEUE_PACKETS = 5000
 
 class TunDevice:
     """A TUN device of the kernel, up, without packet information; it vanishes with its routes on `close`.
+
+    Its routes stand where `steering` puts them, in the main table without it.
 
     `name` may hold "%d", which the kernel replaces by the first free number; the attribute `name` has the
     result. `addresses` are given to the device. Raises PlaneError where the device, the right to make it
@@ -32,14 +36,18 @@ class TunDevice:
         *,
         mtu: int = DEFAULT_MTU,
         addresses: Iterable[IPv4Interface | IPv6Interface] = (),
+        steering: Steering | None = None,
     ) -> None:
         self._fd = -1
+        self._steering = steering
         self._routes: dict[IpNetwork, IpAddress | None] = {}
         self._fd, self.name = _open_tun(name)
         try:
             self._index = _netlink(
                 f"TUN device {self.name}", lambda ip: _bring_up(ip, self.name, mtu, addresses)
             )
+            if steering is not None:
+                _netlink(f"routing table {steering.table}", steering.open)
         except BaseException:
             self.close()
             raise
@@ -77,7 +85,7 @@ class TunDevice:
         request = self._route(network)
         if source is not None:
             request["prefsrc"] = str(source)
-        _netlink(f"route to {network} through {self.name}", lambda ip: ip.route("add", **request))
+        _netlink(f"route to {network} through {self.name}", lambda ip: self._add(ip, network, request))
         self._routes[network] = source
 
     def remove_route(self, network: IpNetwork) -> None:
@@ -85,13 +93,34 @@ class TunDevice:
             return
         del self._routes[network]
         request = self._route(network)
-        _netlink(f"route to {network} through {self.name}", lambda ip: _delete_route(ip, request))
+        _netlink(f"route to {network} through {self.name}", lambda ip: self._remove(ip, network, request))
+
+    def steers(self, version: int) -> bool:
+        return self._steering is not None and self._steering.works(version)
 
     def close(self) -> None:
         self._routes.clear()
+        steering, self._steering = self._steering, None
+        if steering is not None:
+            # What can't be removed does nothing without routes, and the next one tries again.
+            with suppress(PlaneError):
+                _netlink(f"routing table {steering.table}", steering.close)
+            steering.release()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _add(self, ip: Any, network: IpNetwork, request: dict[str, Any]) -> None:
+        if self._steering is not None and self._steering.works(network.version):
+            self._steering.add(ip, network, request)
+        else:
+            ip.route("add", **request)
+
+    def _remove(self, ip: Any, network: IpNetwork, request: dict[str, Any]) -> None:
+        if self._steering is not None and self._steering.works(network.version):
+            self._steering.remove(ip, network, request)
+        else:
+            delete_route(ip, request)
 
     def _route(self, network: IpNetwork) -> dict[str, Any]:
         request: dict[str, Any] = {"dst": str(network), "oif": self._index}
@@ -158,16 +187,6 @@ def _bring_up(ip: Any, name: str, mtu: int, addresses: Iterable[IPv4Interface | 
     for each in addresses:
         ip.addr("add", index=index, address=str(each.ip), prefixlen=each.network.prefixlen)
     return index
-
-
-def _delete_route(ip: Any, request: dict[str, Any]) -> None:
-    from pyroute2 import NetlinkError
-
-    try:
-        ip.route("del", **request)
-    except NetlinkError as error:
-        if error.code not in (errno.ESRCH, errno.ENODEV):  # gone already
-            raise
 
 
 def _netlink(what: str, work: Callable[[Any], _T]) -> _T:

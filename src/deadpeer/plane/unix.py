@@ -78,6 +78,10 @@ class UnixHost:
     def remove_route(self, network: IpNetwork) -> None:
         self.routes.pop(network, None)
 
+    def steers(self, version: int) -> bool:
+        """Its routes are those of nobody."""
+        return True
+
     def close(self) -> None:
         if self._socket.fileno() < 0:
             return

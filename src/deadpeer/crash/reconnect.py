@@ -86,16 +86,15 @@ class Reconnect(Extension):
         if not sa.established or not sa.request_in_flight:
             return
         evidence = Evidence.of(hint.kind)
-        doubt = self._doubts.get(sa.number)
-        if doubt is None:
-            doubt = _Doubt(sa, now.mono_ns)
-            if evidence is not Evidence.SILENCE and self._monitor.probed_ns(sa) != now.mono_ns:
-                # What is in flight may be waiting for a long backoff: the check begins now.
-                self.core.probe(now, sa, hint.kind)
+        doubt = self._doubts.get(sa.number) or _Doubt(sa, now.mono_ns)
         due = self._policy.act_ns(sa, Method.RECONNECT, evidence, doubt.asked_ns)
         if due is None:
             return
+        begun = sa.number not in self._doubts
         self._doubts[sa.number] = doubt
+        if begun and evidence is not Evidence.SILENCE and self._monitor.probed_ns(sa) != now.mono_ns:
+            # What is in flight may be waiting for a long backoff: the check begins now.
+            self.core.probe(now, sa, hint.kind)
         if self._rebuilds.owner(sa) is not None:
             if evidence is not Evidence.SILENCE:
                 self._rebuilds.hurry(now, sa, hint.kind)

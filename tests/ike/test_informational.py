@@ -147,7 +147,7 @@ def test_an_unknown_status_notify_is_ignored() -> None:
 def test_a_protected_unknown_critical_payload_is_refused_and_the_sa_lives() -> None:
     pair = up()
     sa = sa_of(pair, "alice")
-    packets = sa._protection.seal(  # type: ignore[union-attr]
+    packets = sa.protection.seal(  # type: ignore[union-attr]
         ExchangeType.INFORMATIONAL, 2, False, (200, b"\0\x80\0\5!"), None
     )
     sa.send.next_id = 2
@@ -167,7 +167,7 @@ def test_malformed_protected_content_ends_the_sa_on_both_sides(action: str) -> N
     """Section 2.21.3: INVALID_SYNTAX is fatal for both, without a DELETE."""
     pair = up(children=[child_config(close_action=action)])
     sa = sa_of(pair, "alice")
-    packets = sa._protection.seal(  # type: ignore[union-attr]
+    packets = sa.protection.seal(  # type: ignore[union-attr]
         ExchangeType.INFORMATIONAL, 2, False, (41, b"\0\0\xff\xff"), None
     )
     sa.send.next_id = 2

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from deadpeer.crypto import Entropy
 from deadpeer.ike import extension as ext
-from deadpeer.ike import lifetimes
+from deadpeer.ike import inbound, lifetimes
 from deadpeer.ike.child import ChildSa, ChildState
 from deadpeer.ike.commands import Commands
 from deadpeer.ike.connection import Connection, EndpointConfig
@@ -413,7 +413,7 @@ class Endpoint:
             and (sa.spi_i, sa.spi_r) == (header.spi_i, header.spi_r)
             and sa.initiator != header.from_initiator
         ):
-            sa.receive(now, octets, header, fragmented, datagram)
+            inbound.receive(sa, now, octets, header, fragmented, datagram)
             return
         if header.is_response:
             self._env.drop("response for an unknown SA")

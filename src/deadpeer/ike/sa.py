@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from deadpeer.crypto import AuthenticationFailed, IkeKeys, IkeSuite, derive_ike_keys
+from deadpeer.crypto import IkeKeys, IkeSuite, derive_ike_keys
 from deadpeer.crypto.identity import Identity
 from deadpeer.ike import extension as ext
 from deadpeer.ike import retransmission
@@ -15,26 +15,18 @@ from deadpeer.ike.collision import Own
 from deadpeer.ike.connection import Connection
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.exchange import Exchange
-from deadpeer.ike.protection import Opened, Protection
+from deadpeer.ike.protection import Protection
 from deadpeer.ike.rtt import RttEstimator
 from deadpeer.ike.state import IkeState
-from deadpeer.ike.window import REKEY_MESSAGE_ID, Arrival, Packets, RecvWindow, SendWindow
+from deadpeer.ike.window import REKEY_MESSAGE_ID, Packets, RecvWindow, SendWindow
 from deadpeer.plane.model import MoveChild, RemoveChild
-from deadpeer.values import NS_PER_S, Address, Datagram, Now
+from deadpeer.values import Address, Now
 from deadpeer.wire import (
     Delete,
     ExchangeType,
-    Header,
-    Message,
-    Notify,
-    NotifyType,
     Payload,
     Protocol,
-    UnsupportedCriticalPayload,
-    WireError,
-    decode_payloads,
     encode_payloads,
-    label,
 )
 
 if TYPE_CHECKING:
@@ -101,7 +93,7 @@ class IkeSa:
         """The SA whose children this one takes over once that is decided."""
         self.after_reply: list[Callable[[], None]] = []
         self.when_closed: list[Callable[[], None]] = []
-        self._protection: Protection | None = None
+        self.protection: Protection | None = None
         self.backoff = 1
 
     # --- the view of extensions ------------------------------------------------------------------
@@ -153,7 +145,7 @@ class IkeSa:
         keys = derive_ike_keys(suite, skeyseed, ni, nr, self.spi_i, self.spi_r)
         self.suite, self.keys, self.sk_d = suite, keys, keys.sk_d
         spis = (self.spi_i, self.spi_r)
-        self._protection = Protection(suite, keys, spis, self.env.entropy, initiator=self.initiator)
+        self.protection = Protection(suite, keys, spis, self.env.entropy, initiator=self.initiator)
         self.env.keylog_sa(self)
 
     # --- requests of ours ------------------------------------------------------------------------
@@ -186,7 +178,7 @@ class IkeSa:
     def start_request(self, now: Now, packets: Packets, reason: str) -> None:
         """Transmit a request for the first time and arm its retransmission."""
         self.send.open(packets, now.mono_ns)
-        self._transmit(packets, reason)
+        self.transmit(packets, reason)
         self.backoff = 1
         retransmission.arm(self, now)
         if self.send.next_id == REKEY_MESSAGE_ID:
@@ -198,7 +190,7 @@ class IkeSa:
         if outstanding is None:
             return
         outstanding.attempts += 1
-        self._transmit(outstanding.packets, reason)
+        self.transmit(outstanding.packets, reason)
         self.backoff = 1 if restart else self.backoff + 1
         retransmission.arm(self, now)
         if self.state is not IkeState.INIT_SENT:
@@ -206,53 +198,16 @@ class IkeSa:
                 now, ext.RequestRetransmitted(self, outstanding.first_sent_ns, outstanding.attempts)
             )
 
-    # --- datagrams -------------------------------------------------------------------------------
-
-    def receive(self, now: Now, octets: bytes, header: Header, fragmented: bool, datagram: Datagram) -> None:
-        """A protected message for this SA. `octets` is the IKE message without marker."""
-        if self._protection is None:
-            self.env.drop("no keys yet")
-            return
-        if header.is_response:
-            if not self.send.awaits(header.message_id):
-                self.env.drop("response not awaited")
-                return
-        elif self.initiator and self.established_ns is None:
-            # It overtook the response to IKE_AUTH, or comes from one who will not authenticate.
-            self.env.drop("request before authentication")
-            return
-        else:
-            arrival = self.recv.classify(header.message_id)
-            if arrival is Arrival.REPEATED:
-                self._answer_again(octets, datagram)
-                return
-            if arrival is not Arrival.NEW:
-                self.env.drop(f"request {arrival.value}")
-                return
-        try:
-            opened = self._protection.open(octets, header, fragmented)
-        except AuthenticationFailed:
-            self.env.drop("integrity")
-            return
-        if opened is None:
-            return
-        self.last_heard_ns = self.last_traffic_ns = now.mono_ns
-        self._follow_address(now, datagram)
-        if self.is_closed():
-            return
-        if header.is_response:
-            self._handle_response(now, header, opened)
-        else:
-            self._handle_request(now, header, opened)
+    # --- messages --------------------------------------------------------------------------------
 
     def seal(self, exchange: int, message_id: int, is_response: bool, payloads: Sequence[Payload]) -> Packets:
         """Protect a message of ours; fragments if the peer takes them and it is too large for one."""
-        if self._protection is None:
+        if self.protection is None:
             raise RuntimeError("the IKE SA has no keys yet")
         version = 6 if ":" in self.remote.host else 4
         room = self.connection.fragment_size - IP_UDP_OCTETS[version] - 4
         content = encode_payloads(payloads)
-        return self._protection.seal(
+        return self.protection.seal(
             exchange, message_id, is_response, content, room if self.fragmentation else None
         )
 
@@ -329,7 +284,7 @@ class IkeSa:
     def say_farewell(self) -> None:
         """One DELETE that nobody waits for (the peer most likely does not know this SA any more)."""
         packets = self.seal(ExchangeType.INFORMATIONAL, self.send.next_id, False, (delete_payload(),))
-        self._transmit(packets, "farewell DELETE")
+        self.transmit(packets, "farewell DELETE")
 
     def move(self, now: Now, local: Address, remote: Address) -> None:
         """Use these UDP end points from now on, for the children too."""
@@ -382,7 +337,8 @@ class IkeSa:
     def _may_send(self) -> bool:
         return self.state not in (IkeState.CLOSED, IkeState.FAILED, IkeState.INIT_SENT)
 
-    def _transmit(self, packets: Packets, reason: str) -> None:
+    def transmit(self, packets: Packets, reason: str) -> None:
+        """Send the packets of one message to the peer."""
         for packet in packets:
             self.env.transmit(packet, self.local, self.remote, reason)
 
@@ -404,99 +360,6 @@ class IkeSa:
         )
         self.close(now, why)
         self.env.lifecycle.setup_failed(now, self, why)
-
-    def _answer_again(self, octets: bytes, datagram: Datagram) -> None:
-        stored = self.recv.stored(octets)
-        if not stored:
-            self.env.drop("repeated message ID, other octets")
-            return
-        for packet in stored:
-            self.env.transmit(packet, datagram.local, datagram.remote, "response again")
-
-    def _follow_address(self, now: Now, datagram: Datagram) -> None:
-        """Fresh and authenticated: a peer behind a NAT may have moved (RFC 7296 section 2.23)."""
-        if (datagram.local, datagram.remote) == (self.local, self.remote):
-            return
-        if self.established_ns is None or not self.local_behind_nat:
-            self.move(now, datagram.local, datagram.remote)
-
-    def _handle_response(self, now: Now, header: Header, opened: Opened) -> None:
-        exchange = self.active
-        outstanding = self.send.outstanding
-        if exchange is None or outstanding is None or header.exchange != exchange.exchange_type:
-            self.env.drop("response of another exchange")
-            return
-        try:
-            payloads, _ = decode_payloads(opened.first_type, opened.inner)
-        except WireError as error:
-            self.env.count(f"malformed response: {error.where}")
-            payloads = (Notify(NotifyType.INVALID_SYNTAX),)
-        self.send.close()
-        self.active = None
-        self.env.timers.cancel(self.number, "retransmission")
-        took = now.mono_ns - outstanding.first_sent_ns
-        if outstanding.attempts == 1:
-            self.rtt.sample(took / NS_PER_S)
-        if self.established_ns is not None:
-            self.env.signal(now, ext.RequestAnswered(self, took, outstanding.attempts > 1, exchange.reason))
-        if self.is_closed():
-            return
-        answer = self._inner(header, payloads)
-        if self.established_ns is not None and exchange.own is not Own.DELETE_IKE and _fatal(payloads):
-            exchange.abandoned(self, now, "INVALID_SYNTAX")
-            self.env.lifecycle.ended(now, self, "one side did not understand the other")
-            return
-        exchange.response(self, now, answer)
-        self.pump(now)
-
-    def _handle_request(self, now: Now, header: Header, opened: Opened) -> None:
-        try:
-            payloads, _ = decode_payloads(opened.first_type, opened.inner)
-        except UnsupportedCriticalPayload as error:
-            answer: Sequence[Payload] = (
-                Notify(NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, bytes([error.payload_type])),
-            )
-        except WireError as error:
-            self.env.event(
-                "malformed_request",
-                "warning",
-                connection=self.connection.name,
-                sa=self.number,
-                error=str(error),
-            )
-            answer = (Notify(NotifyType.INVALID_SYNTAX),)
-        else:
-            answer = self.env.lifecycle.respond(now, self, self._inner(header, payloads))
-        if self.is_closed():
-            return
-        packets = self.seal(header.exchange, header.message_id, True, answer)
-        self.recv.record(opened.first_packet, packets)
-        self._transmit(packets, f"{label(ExchangeType, header.exchange)} response")
-        callbacks, self.after_reply = self.after_reply, []
-        for callback in callbacks:
-            callback()
-        if self.is_closed():
-            return
-        if _fatal(answer):
-            self.env.lifecycle.ended(now, self, "the peer sent a malformed message")
-        else:
-            self.pump(now)
-
-    def _inner(self, header: Header, payloads: tuple[Payload, ...]) -> Message:
-        return Message(
-            header.spi_i,
-            header.spi_r,
-            header.exchange,
-            header.message_id,
-            header.from_initiator,
-            header.is_response,
-            payloads,
-        )
-
-
-def _fatal(payloads: Sequence[Payload]) -> bool:
-    """INVALID_SYNTAX ends an IKE SA on both sides, without a DELETE (RFC 7296 section 2.21.3)."""
-    return any(isinstance(p, Notify) and p.type == NotifyType.INVALID_SYNTAX for p in payloads)
 
 
 def delete_payload() -> Delete:

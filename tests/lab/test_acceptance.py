@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,11 +13,27 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from deadpeer.lab import acceptance
-from deadpeer.lab.acceptance import Row, judge_kills, judge_liveness, judge_lossy, judge_qcd, median, table
+from deadpeer.lab.acceptance import JUDGED, Row, Windows, about_this_run, markdown, table
+from deadpeer.lab.attacks.model import Attack, AttackResult, Check, Cost
+from deadpeer.lab.costs import Operations, RecoveryCost, SideCost, Wire
 from deadpeer.lab.flood import ends
 from deadpeer.lab.garbage import Garbage, GarbageConfig, Target
+from deadpeer.lab.judgement import (
+    Bounds,
+    Judgement,
+    Window,
+    judge_attack,
+    judge_costs,
+    judge_kills,
+    judge_liveness,
+    judge_lossy,
+    judge_medians,
+    judge_windows,
+    median,
+)
 from deadpeer.lab.kills import Kill, KillOutcome, plan, run_kills, worst
 from deadpeer.lab.options import LabOptions
+from deadpeer.lab.recording import SideEvent
 from deadpeer.lab.result import RunResult
 from deadpeer.lab.trace import EspSeen, IkeSeen, Lane, look
 from deadpeer.values import Address
@@ -30,13 +47,102 @@ def result(detect: float, recover: float, *, ok: bool = True, down: float = 1.4)
     )
 
 
+QCD = Bounds(1.8, 4.8)
+
+
 def test_medians_are_judged_and_failures_are_not_averaged_away() -> None:
     good = [result(1.5, 4.5), result(1.6, 4.6), result(3.0, 9.0)]
-    assert judge_qcd(good)[1]
-    assert not judge_qcd([result(1.9, 4.5)] * 3)[1]
-    assert not judge_qcd([result(1.5, 4.9)] * 3)[1]
-    assert not judge_qcd([*good, result(1.5, 4.5, ok=False)])[1]
-    assert not judge_qcd([])[1]
+    assert judge_medians(good, QCD)[1]
+    assert not judge_medians([result(1.9, 4.5)] * 3, QCD)[1]
+    assert not judge_medians([result(1.5, 4.9)] * 3, QCD)[1]
+    assert not judge_medians([*good, result(1.5, 4.5, ok=False)], QCD)[1]
+    assert not judge_medians([], QCD)[1]
+    assert not judge_medians([], Bounds())[1]
+
+
+def test_only_what_has_a_bound_is_judged() -> None:
+    slow = [result(3.5, 4.7)]
+    assert judge_medians(slow, Bounds(recover_rtts=4.8))[1]
+    assert not judge_medians(slow, Bounds(recover_rtts=4.6))[1]
+    seconds = [result(30, 39)]
+    assert judge_medians(seconds, Bounds(recover_s=4.0)) == ("median recover 3.90 s; 1 of 1 recovered", True)
+    assert not judge_medians([result(30, 41)], Bounds(recover_s=4.0))[1]
+    assert str(Bounds(0.8, 3.8)) == "medians at most: detect 0.8 round trips, recover 3.8 round trips"
+    assert str(Bounds(recover_s=4.0)) == "medians at most: recover 4 s"
+
+
+def test_the_bounds_are_those_of_the_issue() -> None:
+    assert {name: bounds for name, (_, bounds, _) in JUDGED.items()} == {
+        "qcd": Bounds(1.8, 4.8),
+        "qcd-map": Bounds(0.8, 3.8),
+        "qcd-map-resumed": Bounds(0.8, 3.8),
+        "announced": Bounds(0.8),
+        "sir": Bounds(recover_rtts=4.8),
+        "reconnect": Bounds(recover_rtts=4.8),
+        "no-hints": Bounds(recover_s=4.0),
+    }
+    for _, _, options in JUDGED.values():
+        options.check()
+
+
+def test_the_old_sa_stays_for_the_whole_window_in_every_run() -> None:
+    assert judge_windows([Window(201, 100), Window(230, 100)]) == (
+        "2 of 2, shortest 2.01 round trips",
+        True,
+    )
+    assert not judge_windows([Window(250, 100), Window(199, 100)])[1]
+    assert not judge_windows([Window(250, 100), Window(None, 100)])[1]
+    assert not judge_windows([])[1]
+
+
+def test_a_window_is_watched_on_alices_side() -> None:
+    watcher = Windows()
+    assert watcher.window(100) == Window(None, 100)
+    watcher.event(SideEvent("bob", "sir_window", 1, {}))
+    watcher.event(SideEvent("alice", "sir_window", 5_000_000, {}))
+    watcher.event(SideEvent("alice", "verdict", 210_000_000, {}))
+    assert watcher.window(100) == Window(205.0, 100)
+
+
+def side(cpu_us: float) -> SideCost:
+    """One side's costs, a quarter of them in primitives."""
+    return SideCost(cpu_us, (cpu_us, cpu_us), cpu_us / 4, Operations(), Wire(1, 1))
+
+
+def cost(resumed: bool, bob_us: float) -> RecoveryCost:
+    """A recovery by QCD with RSA-3072."""
+    return RecoveryCost("qcd", "rsa-3072", resumed, 1, 100, 150, 450, side(1000), side(bob_us))
+
+
+def test_a_resumed_recovery_costs_at_most_half() -> None:
+    text, holds = judge_costs([cost(False, 2000), cost(True, 1000)])
+    assert holds
+    assert text == "RSA-3072 0.50 (OpenSSL 25% of full, 25% of resumed)"
+    assert not judge_costs([cost(False, 2000), cost(True, 1001)])[1]
+    assert not judge_costs([cost(False, 2000)])[1]
+    assert not judge_costs([])[1]
+
+
+ATTACK = Attack("forger", "off-path", ("qcd",), "forges", "no SA is lost")
+
+
+def attacked(*checks: Check, failure: str = "") -> AttackResult:
+    """What came of an attack."""
+    spent = Cost(1, 0.1, 0.1)
+    return AttackResult(
+        ATTACK, "qcd", LabOptions(), 3, 10, 1000, 20, 2500, 0, 1, 100, 0, spent, spent, checks, {}, failure
+    )  # fmt: skip
+
+
+def test_an_attack_must_keep_every_promise() -> None:
+    kept, broken = Check("SAs lost", "0", "0", True), Check("amplification", "3", "3.1", False)
+    judged: Judgement = judge_attack(attacked(kept))
+    assert judged == ("0 SAs lost, 1 rebuilt, amplification 2.50; 1 checks hold", True)
+    text, holds = judge_attack(attacked(kept, broken))
+    assert not holds
+    assert "amplification: 3.1, wanted 3" in text
+    assert judge_attack(attacked(kept, failure="no tunnel")) == ("no tunnel", False)
+    assert not judge_attack(attacked())[1]
 
 
 def test_a_missing_value_is_infinitely_long() -> None:
@@ -169,6 +275,30 @@ def test_the_table_tells_failed_from_skipped() -> None:
     text = out.getvalue()
     assert "FAILED" in text
     assert "skipped" in text
+
+
+def test_the_table_can_be_written_as_markdown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def rows(*_args: object) -> list[Row]:
+        return [Row("a", "x | y", "m", True), Row("b", "", "skipped: no root", None)]
+
+    monkeypatch.setattr(acceptance, "run_all", rows)
+    path = tmp_path / "table.md"
+    assert acceptance.main(["--quick", "--seed", "7", "--markdown", str(path)]) == 0
+    lines = path.read_text().splitlines()
+    assert "3 runs in each judged series, seeds from 7" in lines[0]
+    assert lines[4:] == ["| a | x \\| y | m | ok |", "| b |  | skipped: no root | skipped |"]
+    with pytest.raises(SystemExit):
+        acceptance.main(["--markdown", str(tmp_path / "missing" / "table.md")])
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_the_markdown_says_failed() -> None:
+    about = about_this_run(acceptance.FULL, 1, "2026-11-23 14:00 UTC", 1800, 0.5)
+    text = markdown([Row("a", "w", "m", False)], about)
+    assert text.startswith("2026-11-23 14:00 UTC, 30 minutes, ")
+    assert text.endswith("| a | w | m | **FAILED** |\n")
 
 
 def test_a_failed_row_fails_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:

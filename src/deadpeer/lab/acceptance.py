@@ -8,31 +8,49 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import statistics
+import platform
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from deadpeer.lab.attacks.catalogue import ATTACKS
+from deadpeer.lab.attacks.model import Attack, AttackResult
+from deadpeer.lab.attacks.run import run_attack
+from deadpeer.lab.costs import AUTHENTICATIONS, openssl
+from deadpeer.lab.costs.recoveries import measure_recoveries
 from deadpeer.lab.flood import run_flood
-from deadpeer.lab.kills import KillOutcome, plan, run_kills, worst
+from deadpeer.lab.judgement import (
+    LIVENESS_BOUND_S,
+    LOSSY_S,
+    RSA_RATIO,
+    WINDOW_RTTS,
+    Bounds,
+    Window,
+    judge_attack,
+    judge_costs,
+    judge_kills,
+    judge_liveness,
+    judge_lossy,
+    judge_medians,
+    judge_recovered,
+    judge_windows,
+)
+from deadpeer.lab.kills import KillOutcome, plan, run_kills
 from deadpeer.lab.netns import require_root
-from deadpeer.lab.options import LIVENESS_S, LabError, LabOptions
-from deadpeer.lab.recording import Silent
+from deadpeer.lab.options import LabError, LabOptions
+from deadpeer.lab.recording import Observer, SideEvent, Silent
 from deadpeer.lab.result import RunResult
 from deadpeer.lab.runs import run_once
 from deadpeer.lab.strongswan import require_strongswan
 
-DETECT_RTTS, RECOVER_RTTS = 1.8, 4.8
-"""Bounds of the medians; in theory 1.5 and 4.5, the rest is for processing."""
-LOSSY_S = 3.0
-"""Nine recoveries in ten are to be faster in spite of the losses."""
-LIVENESS_BOUND_S = LIVENESS_S + 2.5
-"""From the kill: the silence before the first question, the configured time without an answer, the new SA."""
+RTT_MS = 100.0
+"""Of the judged series. What is left above the theoretical values is for processing."""
 
 Say = Callable[[str], None]
 
@@ -41,7 +59,7 @@ Say = Callable[[str], None]
 class Sizes:
     """How long the series are."""
 
-    qcd: int
+    judged: int
     lossy: int
     liveness: int
     idle: int
@@ -50,10 +68,33 @@ class Sizes:
     kills: int
     garbage: int
     garbage_per_s: int
+    recoveries: int
+    attack_s: float
 
 
-FULL = Sizes(20, 40, 5, 5, 5, 2, 100, 1_000_000, 10_000)
-QUICK = Sizes(5, 5, 1, 1, 1, 1, 8, 20_000, 4000)
+FULL = Sizes(20, 40, 5, 5, 5, 5, 100, 1_000_000, 10_000, 40, 30.0)
+QUICK = Sizes(3, 3, 1, 1, 1, 1, 6, 20_000, 4000, 5, 3.0)
+
+JUDGED: dict[str, tuple[str, Bounds, LabOptions]] = {
+    "qcd": ("QCD", Bounds(1.8, 4.8), LabOptions("qcd")),
+    "qcd-map": ("QCD, SPI map", Bounds(0.8, 3.8), LabOptions("qcd", spi_map=True)),
+    "qcd-map-resumed": (
+        "QCD, SPI map, resumed",
+        Bounds(0.8, 3.8),
+        LabOptions("qcd", spi_map=True, resume=True),
+    ),
+    "announced": ("QCD, announced, idle", Bounds(0.8), LabOptions("qcd", announce=True, idle=True)),
+    "sir": ("SIR", Bounds(recover_rtts=4.8), LabOptions("sir")),
+    "reconnect": ("reconnect", Bounds(recover_rtts=4.8), LabOptions("reconnect")),
+    "no-hints": (
+        "reconnect, Bob gives no hint",
+        Bounds(recover_s=4.0),
+        LabOptions("reconnect", hints=False),
+    ),
+}
+"""Series at a round trip of 100 ms, by their name on the command line: what they are, bounds, options."""
+
+STRONGSWAN_BOUNDS = Bounds(recover_s=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,78 +107,64 @@ class Row:
     holds: bool | None
 
 
-async def series(options: LabOptions, count: int, say: Say) -> list[RunResult]:
-    """`count` runs with consecutive seeds. A run that can't begin counts as one that failed."""
+class Windows(Silent):
+    """Watches runs with SIR: when Alice's window opened, and when the old SA was condemned."""
+
+    def __init__(self) -> None:
+        self._opened_ns: int | None = None
+        self._gone_ns: int | None = None
+
+    def event(self, event: SideEvent) -> None:
+        if event.side == "alice" and event.kind == "sir_window":
+            self._opened_ns = event.at_ns
+        elif event.side == "alice" and event.kind == "verdict":
+            self._gone_ns = event.at_ns
+
+    def window(self, rtt_ms: float) -> Window:
+        """What was seen."""
+        if self._opened_ns is None or self._gone_ns is None:
+            return Window(None, rtt_ms)
+        return Window((self._gone_ns - self._opened_ns) / 1e6, rtt_ms)
+
+
+async def series(
+    options: LabOptions, count: int, say: Say, observe: Callable[[], Observer] = Silent
+) -> list[RunResult]:
+    """`count` runs with consecutive seeds, each with an observer of its own.
+
+    A run that can't begin counts as one that failed.
+    """
     results = []
     for number in range(count):
         seeded = replace(options, seed=options.seed + number)
         try:
-            result = (await run_once(seeded, Silent())).result
+            result = (await run_once(seeded, observe())).result
         except LabError as error:
             result = RunResult(seeded, ok=False, failure=str(error))
         results.append(result)
         recover = "-" if result.recover_ms is None else f"{result.recover_ms:.0f} ms"
-        say(f"run {number + 1} of {count}, seed {seeded.seed}: {result.failure or recover}")
+        detect = "-" if result.detect_ms is None else f"{result.detect_ms:.0f} ms"
+        what = result.failure or f"detect {detect}, recover {recover}"
+        say(f"run {number + 1} of {count}, seed {seeded.seed}: {what}")
     return results
 
 
-def judge_qcd(results: Sequence[RunResult]) -> tuple[str, bool]:
-    """Medians of detection and recovery, in round trips; every run recovered."""
-    detect = median([r.detect_rtts for r in results])
-    recover = median([r.recover_rtts for r in results])
-    ok = all(r.ok for r in results)
-    text = f"median detect {detect:.2f}, recover {recover:.2f} round trips; {_share_ok(results)}"
-    return text, ok and detect <= DETECT_RTTS and recover <= RECOVER_RTTS
+async def _judged(name: str, sizes: Sizes, seed: int, say: Say) -> list[Row]:
+    title, bounds, options = JUDGED[name]
+    options = replace(options, rtt_ms=RTT_MS, seed=seed)
+    watchers: list[Windows] = []
 
+    def observe() -> Observer:
+        watchers.append(Windows())
+        return watchers[-1]
 
-def judge_lossy(results: Sequence[RunResult]) -> tuple[str, bool]:
-    """Every run recovered, nine in ten fast."""
-    fast = sum(1 for r in results if r.ok and r.recover_ms is not None and r.recover_ms <= LOSSY_S * 1000)
-    slowest = max((r.recover_ms or 0 for r in results), default=0)
-    text = f"{_share_ok(results)}, {fast} within {LOSSY_S:g} s, slowest {slowest / 1000:.2f} s"
-    return text, all(r.ok for r in results) and fast >= ceil(len(results) * 0.9)
-
-
-def judge_liveness(results: Sequence[RunResult]) -> tuple[str, bool]:
-    """Every run recovered within the bound that the configuration implies, counted from the kill."""
-    after_kill = [(r.peer_down_s or 0) + (r.recover_ms or 0) / 1000 for r in results]
-    text = f"{_share_ok(results)}, slowest {max(after_kill, default=0):.2f} s after the kill"
-    return text, all(r.ok for r in results) and all(t <= LIVENESS_BOUND_S for t in after_kill)
-
-
-def judge_recovered(results: Sequence[RunResult]) -> tuple[str, bool]:
-    """Every run recovered."""
-    times = [r.recover_ms for r in results if r.recover_ms is not None]
-    slowest = f", slowest {max(times):.0f} ms" if times else ""
-    return f"{_share_ok(results)}{slowest}", bool(results) and all(r.ok for r in results)
-
-
-def judge_kills(outcomes: Sequence[KillOutcome], failure: str | None) -> tuple[str, bool]:
-    """Traffic flowed again after every kill that was waited for, without a hand."""
-    times = [o.recovery_s for o in outcomes if o.recovery_s is not None]
-    if failure is not None:
-        return f"{len(outcomes)} kills, then: {failure}", False
-    slowest = worst(list(outcomes))
-    which = "" if slowest is None else f" (kill {slowest.kill.number}, {slowest.kill.side})"
-    middle = f"median {statistics.median(times):.2f} s, " if times else ""
-    longest = f"slowest {max(times, default=0):.1f} s{which}"
-    text = f"{len(outcomes)} kills, {len(times)} recoveries: {middle}{longest}"
-    return text, bool(times)
-
-
-def median(values: Sequence[float | None]) -> float:
-    """The median; a missing value counts as infinitely long."""
-    return statistics.median([float("inf") if v is None else v for v in values] or [float("inf")])
-
-
-def _share_ok(results: Sequence[RunResult]) -> str:
-    return f"{sum(r.ok for r in results)} of {len(results)} recovered"
-
-
-async def _qcd(sizes: Sizes, seed: int, say: Say) -> list[Row]:
-    results = await series(LabOptions("qcd", rtt_ms=100, seed=seed), sizes.qcd, say)
-    wanted = f"medians at most {DETECT_RTTS:g} and {RECOVER_RTTS:g} round trips"
-    return [Row("QCD, round trip 100 ms", wanted, *judge_qcd(results))]
+    results = await series(options, sizes.judged, say, observe)
+    rows = [Row(title, str(bounds), *judge_medians(results, bounds))]
+    if options.method == "sir":
+        windows = [watcher.window(RTT_MS) for watcher in watchers]
+        wanted = f"not before {WINDOW_RTTS:g} round trips, in every run"
+        rows.append(Row(f"{title}: when the old SA goes", wanted, *judge_windows(windows)))
+    return rows
 
 
 async def _lossy(sizes: Sizes, seed: int, say: Say) -> list[Row]:
@@ -169,7 +196,11 @@ async def _netns(sizes: Sizes, seed: int, say: Say) -> list[Row]:
 async def _strongswan(sizes: Sizes, seed: int, say: Say) -> list[Row]:
     options = LabOptions("liveness", netns=True, peer="strongswan", seed=seed)
     results = await series(options, sizes.strongswan, say)
-    return [Row("liveness, Bob is strongSwan", f"within {LIVENESS_BOUND_S:g} s", *judge_liveness(results))]
+    silent = Row("liveness, Bob is strongSwan", f"within {LIVENESS_BOUND_S:g} s", *judge_liveness(results))
+    options = replace(options, method="reconnect")
+    results = await series(options, sizes.strongswan, say)
+    judged = judge_medians(results, STRONGSWAN_BOUNDS)
+    return [silent, Row("reconnect, Bob is strongSwan", str(STRONGSWAN_BOUNDS), *judged)]
 
 
 async def _kills(sizes: Sizes, seed: int, say: Say) -> list[Row]:
@@ -206,6 +237,34 @@ async def _garbage(sizes: Sizes, seed: int, say: Say) -> list[Row]:
     return [Row(name, what, numbers, holds) for what, holds, numbers in result.checks]
 
 
+async def _costs(sizes: Sizes, say: Say) -> list[Row]:
+    name = "CPU on Bob, QCD, resumed against full"
+    wanted = f"RSA-3072 at most {RSA_RATIO:g}; the others are reported"
+    try:
+        costs = measure_recoveries(say, ["qcd"], AUTHENTICATIONS, sizes.recoveries)
+    except LabError as error:
+        return [Row(name, wanted, str(error), False)]
+    return [Row(name, wanted, *judge_costs(costs))]
+
+
+async def _attacks(sizes: Sizes, seed: int, say: Say) -> list[Row]:
+    rows = []
+    for attack in ATTACKS:
+        measured, holds = await _attack(attack, sizes, seed)
+        rows.append(Row(f"attack: {attack.name}", attack.promise, measured, holds))
+        say(f"{attack.name}: {measured}")
+    return rows
+
+
+async def _attack(attack: Attack, sizes: Sizes, seed: int) -> tuple[str, bool]:
+    options = LabOptions(attack.methods[0], seed=seed)
+    try:
+        result: AttackResult = await run_attack(attack, options, Silent(), seconds=sizes.attack_s)
+    except LabError as error:
+        return str(error), False
+    return judge_attack(result)
+
+
 async def _root_or_skip(
     name: str, check: Callable[[], None], work: Callable[[], Awaitable[list[Row]]]
 ) -> list[Row]:
@@ -219,7 +278,7 @@ async def _root_or_skip(
 async def run_all(sizes: Sizes, seed: int, only: Sequence[str], say: Say) -> list[Row]:
     """All series, or those named, one after the other: they measure time."""
     parts: dict[str, Callable[[], Awaitable[list[Row]]]] = {
-        "qcd": lambda: _qcd(sizes, seed, say),
+        **{name: partial(_judged, name, sizes, seed, say) for name in JUDGED},
         "lossy": lambda: _lossy(sizes, seed, say),
         "liveness": lambda: _liveness(sizes, seed, say),
         "idle": lambda: _idle(sizes, seed, say),
@@ -229,6 +288,8 @@ async def run_all(sizes: Sizes, seed: int, only: Sequence[str], say: Say) -> lis
         ),
         "kills": lambda: _kills(sizes, seed, say),
         "garbage": lambda: _garbage(sizes, seed, say),
+        "costs": lambda: _costs(sizes, say),
+        "attacks": lambda: _attacks(sizes, seed, say),
     }
     rows: list[Row] = []
     for name, part in parts.items():
@@ -238,7 +299,9 @@ async def run_all(sizes: Sizes, seed: int, only: Sequence[str], say: Say) -> lis
     return rows
 
 
-PARTS = ("qcd", "lossy", "liveness", "idle", "netns", "strongswan", "kills", "garbage")
+PARTS = (
+    *JUDGED, "lossy", "liveness", "idle", "netns", "strongswan", "kills", "garbage", "costs", "attacks"
+)  # fmt: skip
 
 
 def _require_both() -> None:
@@ -257,18 +320,49 @@ def table(rows: Sequence[Row]) -> Table:
     return out
 
 
+def markdown(rows: Sequence[Row], about: str) -> str:
+    """The rows as a table for docs/benchmarks.md, under a line that says how they came about."""
+
+    def cell(text: str) -> str:
+        return text.replace("|", "\\|").replace("\n", " ")
+
+    verdicts = {True: "ok", False: "**FAILED**", None: "skipped"}
+    lines = [about, "", "| series | wanted | measured | |", "|---|---|---|---|"]
+    for row in rows:
+        cells = (row.name, row.wanted, row.measured, verdicts[row.holds])
+        lines.append("| " + " | ".join(map(cell, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def about_this_run(sizes: Sizes, seed: int, began: str, took_s: float, load: float) -> str:
+    """When, where, how much: what somebody needs who compares figures."""
+    return (
+        f"{began}, {took_s / 60:.0f} minutes, {os.cpu_count()} processors, Linux {platform.release()}, "
+        f"{platform.python_implementation()} {platform.python_version()}, {openssl()}; "
+        f"{sizes.judged} runs in each judged series, seeds from {seed}; load average at the start {load:.1f}."
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the series; 0 if all that ran hold, 1 if not."""
     parser = argparse.ArgumentParser(prog="python -m deadpeer.lab.acceptance", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few of each, for CI")
     parser.add_argument("--seed", type=int, default=1, help="the first seed of each series (default: 1)")
     parser.add_argument("--only", action="append", choices=PARTS, default=[], help="only this series")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there as well")
     args = parser.parse_args(argv)
+    if args.markdown is not None and not args.markdown.parent.is_dir():
+        parser.error(f"--markdown {args.markdown}: there is no such folder")
     sizes = QUICK if args.quick else FULL
 
     def say(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
+    began, begin, load = (
+        time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        time.monotonic(),
+        os.getloadavg()[0],
+    )
     try:
         rows = asyncio.run(run_all(sizes, args.seed, args.only, say))
     except KeyboardInterrupt:
@@ -276,6 +370,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "150"))
     Console(width=width).print(table(rows))
+    if args.markdown is not None:
+        about = about_this_run(sizes, args.seed, began, time.monotonic() - begin, load)
+        args.markdown.write_text(markdown(rows, about))
     return 1 if any(row.holds is False for row in rows) else 0
 
 

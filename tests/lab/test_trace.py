@@ -52,6 +52,13 @@ def test_tokens_are_counted_and_never_shown() -> None:
     assert TOKEN.hex() not in line
 
 
+@pytest.mark.parametrize(("verb", "name"), [(1, "QUERY"), (2, "ACK"), (3, "NACK"), (9, "9")])
+def test_a_question_about_an_spi_is_named(verb: int, name: str) -> None:
+    check = Notify(40970, bytes([verb]), 1, b"I" * 8 + b"R" * 8)
+    seen = seen_ike(message(check, Notify(NotifyType.COOKIE, b"c" * 21), response=verb != 1))
+    assert name_of(seen) == f"CHECK_SPI {name} + COOKIE"
+
+
 def test_protected_messages_are_named_by_their_header() -> None:
     seen = seen_ike(message(Encrypted(41, b"sealed" * 8)))
     assert seen.protected

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from deadpeer.crash.sir_wire import CHECK_SPI, Verb
 from deadpeer.wire import (
     Encrypted,
     EncryptedFragment,
@@ -152,9 +153,16 @@ def _look_at_ike(octets: bytes) -> IkeSeen:
         seen,
         protected=message.protected is not None,
         fragment=_fragment(message.protected),
-        notifies=tuple(n.name for n in message.all(Notify)),
+        notifies=tuple(_name(n) for n in message.all(Notify)),
         about=next((n.data.hex() for n in message.notifies(NotifyType.INVALID_SPI)), ""),
     )
+
+
+def _name(notify: Notify) -> str:
+    if notify.type != CHECK_SPI:
+        return notify.name
+    verb = notify.data[0] if len(notify.data) == 1 else 0
+    return f"CHECK_SPI {label(Verb, verb)}"
 
 
 def _fragment(sealed: Encrypted | EncryptedFragment | None) -> tuple[int, int] | None:

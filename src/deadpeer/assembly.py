@@ -73,21 +73,22 @@ def _extensions(
     entropy: Entropy,
     options: CrashOptions,
 ) -> list[Extension]:
-    """The order in which they observe: suspicion before those who judge, tokens before the map, and a resumed
-    SA (a proof by itself) before those who asked for one beside another."""
+    """The order in which they observe: suspicion before those who judge, tokens before the map and before
+    tickets (until the token of a rekeyed SA is with the peer, our crash is found in slower ways), and a
+    resumed SA (a proof by itself) before those who asked for one beside another."""
     policy, monitor, rebuilds = Policy(), Monitor(options), Rebuilds(options)
     return [
         policy,
         monitor,
         rebuilds,
         Rivals(rebuilds),
+        maker,
         tickets,
         TicketClient(monitor, rebuilds),
         SirResponder(codec, member, maker, connections, options),
         Sir(monitor, policy, rebuilds, entropy, options),
         Reconnect(monitor, policy, rebuilds),
         Liveness(monitor, policy),
-        maker,
         TokenTaker(monitor, policy),
         spi_map,
         Strangers(codec, member, maker, connections, options, spi_map),

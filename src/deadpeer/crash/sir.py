@@ -111,7 +111,7 @@ class Sir(Extension):
         while (number := self._queries.due(now.mono_ns)) is not None:
             self._query_due(now, self._cases[number])
         while (number := self._windows.due(now.mono_ns)) is not None:
-            self._step(now, self._cases[number], News.CLOSED)
+            self._closed(now, self._cases[number])
 
     # --- asking ----------------------------------------------------------------------------------
 
@@ -248,13 +248,17 @@ class Sir(Extension):
                 pass
 
     def _open(self, now: Now, case: _Case) -> None:
-        """The first NACK: the window opens, and the new SA is begun."""
+        """The first NACK: the window opens, and the new SA is begun, unless there is one."""
         sa = case.sa
-        if not self._rebuilds.begin(now, sa, self.name):
+        case.sibling = self._rebuilds.sibling(sa) if self._rebuilds.owner(sa) is None else None
+        if case.sibling is not None and not case.sibling.request_in_flight:
+            self.core.probe(now, case.sibling, "sibling")
+        if case.sibling is None and not self._rebuilds.begin(now, sa, self.name):
             # No budget; or another method builds already, which has a proof of its own.
             case.phase = Phase.QUIET
         else:
-            case.nack_ns, case.window_s, case.new = now.mono_ns, window_s(case.rtt_s), None
+            case.nack_ns, case.window_s = now.mono_ns, window_s(case.rtt_s)
+            case.new, case.borrowed = None, False
             self._windows.set(sa.number, now.after(case.window_s))
             self._queries.cancel(sa.number)
             # A peer that lives can contradict within the window under protection, whatever limits there are
@@ -264,6 +268,23 @@ class Sir(Extension):
                 "sir_window", connection=sa.connection.name, sa=sa.number, seconds=round(case.window_s, 3)
             )
         self._monitor.hint(now, sa, Hint("sir-nack", now.mono_ns, str(sa.remote)), probe=False)
+
+    def _closed(self, now: Now, case: _Case) -> None:
+        """The time of the window, or of the ACK, is over.
+
+        A newer SA that has the same children replaces this one if the peer has spoken on it since the NACK.
+        If it has not, that one may be lost as well: then a new one is built now.
+        """
+        sibling, case.sibling = case.sibling, None
+        if case.phase is Phase.WINDOW and sibling is not None:
+            if sibling.established and sibling.last_heard_ns > case.nack_ns:
+                case.new, case.borrowed = sibling, True
+                self._step(now, case, News.REBUILT)
+            elif not self._rebuilds.begin(now, case.sa, self.name):
+                self._step(now, case, News.FAILED)
+                self._queries.set(case.sa.number, now.after(QUERY_CAP_S))
+                return
+        self._step(now, case, News.CLOSED)
 
     def _attack(self, now: Now, case: _Case, before: Phase, news: News) -> None:
         """Both were seen: somebody lies. The old SA stays, the new one goes."""
@@ -280,7 +301,7 @@ class Sir(Extension):
         if before is Phase.EARLY and case.new is not None:
             self.core.dismiss(now, case.new, "the old SA lives")
         self._rebuilds.call_off(now, sa, "the old SA lives")
-        case.new = None
+        case.new = case.sibling = None
         self._windows.set(sa.number, now.after(window_s(case.rtt_s)))
         self._queries.hasten(sa.number, now.after(window_s(case.rtt_s)))
 
@@ -304,7 +325,7 @@ class Sir(Extension):
         if proof is None:
             # Either of the two has changed since: the peer spoke on the old SA, or the new one is gone.
             self.core.count("sir.not_proved")
-            if case.new is not None:
+            if case.new is not None and not case.borrowed:
                 self.core.dismiss(now, case.new, "the old SA lives")
             self._forget(case.sa)
             return
@@ -346,6 +367,10 @@ class _Case:
     nack_ns: int = 0
     window_s: float = 0.0
     new: SaView | None = None
+    """The SA that came up beside it; `borrowed`: it was there before."""
+    borrowed: bool = False
+    sibling: SaView | None = None
+    """A newer SA with the same children, while the window shows whether the peer answers on it."""
 
     @property
     def rtt_s(self) -> float:

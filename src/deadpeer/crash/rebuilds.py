@@ -82,13 +82,16 @@ class Rebuilds(Extension):
         return rebuild.owner if rebuild is not None else None
 
     def sibling(self, sa: SaView) -> SaView | None:
-        """A newer SA of the same peer that has all children of `sa`: nothing new need be built for it."""
+        """The newest SA of the same peer that has all children of `sa`: nothing new need be built for it."""
         names = {child.name for child in sa.child_views}
-        for other in self._peers.get(_peer(sa), {}).values():
-            newer = other.number > sa.number and same_peer(sa, other)
-            if newer and names <= {child.name for child in other.child_views}:
-                return other
-        return None
+        newer = [
+            other
+            for other in self._peers.get(_peer(sa), {}).values()
+            if other.number > sa.number
+            and same_peer(sa, other)
+            and names <= {child.name for child in other.child_views}
+        ]
+        return max(newer, key=lambda other: other.number, default=None)
 
     def beside(self, new: SaView) -> int | None:
         """The number of the older SA that stands while this one came up beside it."""

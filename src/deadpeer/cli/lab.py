@@ -8,14 +8,22 @@ import io
 import secrets
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deadpeer.lab.options import METHODS, PEERS, LabError, LabOptions
 
 from .parser import FAILED, OK, USAGE, add_json, fail, print_json
 
 if TYPE_CHECKING:
+    from deadpeer.lab.attacks.model import Attack
+    from deadpeer.lab.report.plan import Wanted
     from deadpeer.lab.runs import Run
+
+T = TypeVar("T")
+ALL = "all"
 
 EPILOG = """\
 examples:
@@ -28,6 +36,10 @@ examples:
   deadpeer lab --rtt 100 --loss 0.05 --json    a worse link; one JSON document on stdout
   sudo deadpeer lab --netns                    network namespaces, TUN devices, the real ping
   sudo deadpeer lab --peer strongswan          Bob is an unmodified strongSwan
+  deadpeer lab --method all                    every way to find out, once
+  deadpeer lab --attack forge-invalid-spi      an attacker at two living gateways
+  deadpeer lab --method all --report DIR       all of it, measured, as a page; about half an hour
+  deadpeer lab --report DIR --quick            the same in minutes, with fewer runs
 
 The lab touches nothing but loopback addresses of 127.77.0.0/16 (or namespaces of its own).
 Times in the results count from the moment Bob can answer again.
@@ -45,12 +57,15 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--method",
-        choices=METHODS,
-        help="how Alice finds out: a QCD token, a SIR query, a new SA beside the old one, or silence alone"
-        " (default: qcd; with strongswan reconnect)",
+        choices=(*METHODS, ALL),
+        help="how Alice finds out: a QCD token, a SIR query, a new SA beside the old one, or silence alone;"
+        " all: every one (default: qcd; with strongswan reconnect; with --report all)",
     )
     parser.add_argument(
-        "--rtt", type=float, default=20.0, metavar="MS", help="round trip time of the link (default: 20)"
+        "--rtt",
+        type=float,
+        metavar="MS",
+        help="round trip time of the link (default: 20; with --report or all 100)",
     )
     parser.add_argument(
         "--loss", type=float, default=0.0, metavar="P", help="loss in each direction, 0 to 1 (default: 0)"
@@ -71,8 +86,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
-        default=False,
-        help="session resumption: the new SA without a key exchange (default: no)",
+        help="session resumption: the new SA without a key exchange (default: no; with --report or all both)",
     )
     parser.add_argument(
         "--spi-map",
@@ -87,7 +101,24 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         default=True,
         help="Bob answers packets with unknown SPIs; most daemons do not (default: yes)",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="which packets are lost (default: random)")
+    parser.add_argument(
+        "--attack",
+        metavar="NAME",
+        help=f"attack two living gateways: a name, or {ALL}; a wrong name lists them",
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="how long an attack lasts (default: 10; with --quick 4)"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="measure everything, and write report.html, report.json and report.md there",
+    )
+    parser.add_argument("--quick", action="store_true", help="a report of few runs and short attacks")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="which packets are lost (default: random; with --report 1)"
+    )
     add_json(parser)
     parser.set_defaults(run=run)
     return parser
@@ -95,40 +126,164 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the arguments say; the exit status."""
+    try:
+        if args.report is not None or args.method == ALL or args.attack is not None:
+            return _many(args)
+        return _one(args)
+    except LabError as error:
+        return fail("lab", error, USAGE if error.usage else FAILED)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return fail("lab", "interrupted; everything it started has been ended", FAILED)
+
+
+def _one(args: argparse.Namespace) -> int:
     from deadpeer.lab.session import require
 
-    options = LabOptions(
+    for name in ("quick", "seconds"):
+        if getattr(args, name):
+            raise LabError(f"--{name} belongs to --report or --attack", usage=True)
+    options = _options(args)
+    require(options)
+    finished = asyncio.run(_with_signals(_to_json(options) if args.json else _to_screen(options)))
+    return OK if finished.result.ok else FAILED
+
+
+def _options(args: argparse.Namespace) -> LabOptions:
+    """What one run is asked to do."""
+    return LabOptions(
         method=args.method or ("reconnect" if args.peer == "strongswan" else "qcd"),
-        rtt_ms=args.rtt,
+        rtt_ms=20.0 if args.rtt is None else args.rtt,
         loss=args.loss,
         down_s=args.down,
         idle=args.idle,
         netns=args.netns or args.peer == "strongswan",
         peer=args.peer,
-        resume=args.resume,
+        resume=bool(args.resume),
         spi_map=args.spi_map,
         announce=args.announce,
         hints=args.hints,
         seed=secrets.randbelow(2**31) if args.seed is None else args.seed,
     )
+
+
+def _many(args: argparse.Namespace) -> int:
+    """Several runs, attacks, or a report."""
+    from deadpeer.lab.report import write
+    from deadpeer.lab.report.screen import show
+
+    wanted, missing = _wanted(args)
+    _check(args, wanted)
+    out = sys.stderr if args.json else sys.stdout
+    if args.report is not None:
+        write.require(args.report)
+        report = asyncio.run(_with_signals(write.make_report(wanted, write.typed(), missing, out)))
+        paths = write.write_report(report, args.report)
+        print(*paths, sep="\n", file=out)
+        if args.json:
+            print_json(report.to_record())
+        return OK if report.ok else FAILED
+    collected = asyncio.run(_with_signals(write.run_all(wanted, out)))
+    if args.json:
+        print_json(collected.to_record())
+    else:
+        from rich.console import Console
+
+        show(collected, Console(width=None if sys.stdout.isatty() else 140))
+    return OK if collected.ok else FAILED
+
+
+def _wanted(args: argparse.Namespace) -> tuple[Wanted, tuple[str, ...]]:
+    """What is to be run, and what of it can't be here, and why."""
+    from deadpeer.lab.attacks import catalogue
+    from deadpeer.lab.report.plan import FULL, QUICK, Wanted
+
+    sizes = QUICK if args.quick or args.report is None else FULL
+    if args.attack is not None and args.report is None and not args.quick:
+        sizes = replace(sizes, attack_s=FULL.attack_s)
+    if args.seconds is not None:
+        sizes = replace(sizes, attack_s=args.seconds)
+    attacks: tuple[Attack, ...] = ()
+    if args.attack == ALL or (args.attack is None and args.report is not None):
+        attacks = catalogue.ATTACKS
+    elif args.attack is not None:
+        attacks = (catalogue.attack(args.attack),)
+    obstacle = _strongswan_obstacle()
+    rtt = 100.0 if args.report is not None or args.method == ALL else 20.0
+    wanted = Wanted(
+        method=None if args.method == ALL else args.method,
+        attacks=attacks,
+        base=LabOptions(
+            rtt_ms=rtt if args.rtt is None else args.rtt,
+            loss=args.loss,
+            down_s=args.down,
+            netns=args.netns,
+            seed=args.seed if args.seed is not None else 1 if args.report else secrets.randbelow(2**31),
+        ),
+        sizes=sizes,
+        strongswan=obstacle is None,
+        runs=args.report is not None or args.method == ALL,
+        report=args.report is not None,
+        resume=(False, True) if args.resume is None else (args.resume,),
+    )
+    concerned = wanted.runs and wanted.method in (None, "reconnect")
+    return wanted, () if obstacle is None or not concerned else (f"strongSwan: {obstacle}",)
+
+
+def _check(args: argparse.Namespace, wanted: Wanted) -> None:
+    """Raise LabError (usage) for what makes no sense together."""
+    if args.attack is not None and args.attack != ALL and wanted.method is not None:
+        (attack,) = wanted.attacks
+        if wanted.method not in attack.methods:
+            raise LabError(
+                f"--attack {attack.name} says nothing about {wanted.method}:"
+                f" use --method {' or '.join(attack.methods)}",
+                usage=True,
+            )
+    for name, given in (
+        ("--idle", args.idle),
+        ("--announce", args.announce),
+        ("--spi-map", args.spi_map),
+        ("--no-hints", not args.hints),
+        ("--peer strongswan", args.peer != "deadpeer"),
+    ):
+        if given:
+            raise LabError(
+                f"{name} belongs to a run of one method: --method all and --report have their own runs with"
+                " and without it, and attacks choose for themselves; leave it out",
+                usage=True,
+            )
+    if wanted.attacks and not 1 <= wanted.sizes.attack_s <= 3600:
+        raise LabError(f"--seconds {wanted.sizes.attack_s:g}: must be between 1 and 3600 seconds", usage=True)
+    if args.seconds is not None and not wanted.attacks:
+        raise LabError("--seconds belongs to --attack or --report", usage=True)
+    wanted.base.check()
+    if args.netns:
+        from deadpeer.lab.netns import require_root
+
+        require_root("unshare")
+
+
+def _strongswan_obstacle() -> str | None:
+    """Why strongSwan can't be run here; None: it can."""
+    from deadpeer.lab.netns import require_root
+    from deadpeer.lab.strongswan import require_strongswan
+
     try:
-        require(options)
-        finished = asyncio.run(_with_signals(options, as_json=args.json))
+        require_root("unshare")
+        require_strongswan()
     except LabError as error:
-        return fail("lab", error, USAGE if error.usage else FAILED)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return fail("lab", "interrupted; everything it started has been ended", FAILED)
-    return OK if finished.result.ok else FAILED
+        return str(error)
+    return None
 
 
-async def _with_signals(options: LabOptions, *, as_json: bool) -> Run:
+async def _with_signals(work: Coroutine[Any, Any, T]) -> T:
     """SIGTERM and SIGHUP end the lab like ^C: cleanly."""
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
     if task is not None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, task.cancel)
-    return await (_to_json(options) if as_json else _to_screen(options))
+    return await work
 
 
 async def _to_json(options: LabOptions) -> Run:

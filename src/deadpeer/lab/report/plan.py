@@ -1,0 +1,180 @@
+"""What a report runs, in which order, and about how long each part takes. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deadpeer.lab.attacks.model import Attack
+from deadpeer.lab.options import IDLE_PROBE_S, LIVENESS_S, LabError, LabOptions, Method
+from deadpeer.lab.report.variants import VARIANTS, Variant
+
+AROUND_S = 3.2
+"""Seconds that a run takes besides what its options say: four processes start, a tunnel is built."""
+AROUND_ATTACK_S = 5.0
+COSTS_S, QUICK_COSTS_S = 60.0, 20.0
+REFERENCE_S = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How long a report is: runs for the table, runs for each point of the plot and where these are,
+    seconds of each attack, recoveries for each figure of the costs; `reference`: strongSwan on both sides
+    too, which takes three minutes; `all_methods`: attacks against each method that they concern."""
+
+    runs: int
+    points: int
+    rtts_ms: tuple[float, ...]
+    attack_s: float
+    recoveries: int
+    reference: bool
+    all_methods: bool
+
+
+FULL = Sizes(5, 3, (0.0, 20.0, 50.0, 100.0, 200.0, 300.0), 10.0, 20, reference=True, all_methods=True)
+QUICK = Sizes(1, 1, (0.0, 100.0, 300.0), 4.0, 5, reference=False, all_methods=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for. `method` None: all; `attacks` are those to run; `strongswan`:
+    root and a strongSwan are there. `base` has the round trip time of the table, the first seed, the loss,
+    the place. `runs`: crashes, not attacks alone; `report`: everything for a page, not one of each alone."""
+
+    method: Method | None
+    attacks: tuple[Attack, ...]
+    base: LabOptions
+    sizes: Sizes
+    strongswan: bool = False
+    runs: bool = True
+    report: bool = True
+    resume: tuple[bool, ...] = (False, True)
+
+
+@dataclass(frozen=True, slots=True)
+class RunTask:
+    """One crash."""
+
+    variant: Variant
+    options: LabOptions
+
+    @property
+    def title(self) -> str:
+        options = self.options
+        resumed = ", resumed" if options.resume else ""
+        return f"{self.variant.title}{resumed}, round trip {options.rtt_ms:g} ms, seed {options.seed}"
+
+    @property
+    def seconds(self) -> float:
+        """About how long it takes."""
+        options = self.options
+        recovery = 5 * options.rtt_ms / 1000 + (LIVENESS_S if options.method == "liveness" else 0)
+        idle = IDLE_PROBE_S if options.idle and not options.announce else 0
+        return AROUND_S + options.down_s + recovery + options.patience_s + idle
+
+
+@dataclass(frozen=True, slots=True)
+class AttackTask:
+    """One attack on one method."""
+
+    attack: Attack
+    options: LabOptions
+    duration_s: float
+
+    @property
+    def title(self) -> str:
+        return f"attack {self.attack.name} on {self.options.method}"
+
+    @property
+    def seconds(self) -> float:
+        """About how long it takes: it begins with half of the time in peace."""
+        return 1.5 * self.duration_s + AROUND_ATTACK_S
+
+
+@dataclass(frozen=True, slots=True)
+class CostsTask:
+    """CPU, octets and messages, measured in memory."""
+
+    recoveries: int
+    seconds: float
+    title: str = "what each role costs"
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceTask:
+    """strongSwan on both sides with default timers. Runs beside the others: it is idle for three minutes."""
+
+    options: LabOptions
+    seconds: float = REFERENCE_S
+    title: str = "strongSwan on both sides, default timers"
+
+
+Task = RunTask | AttackTask | CostsTask | ReferenceTask
+
+
+def plan(wanted: Wanted) -> tuple[Task, ...]:
+    """All that is to be done. The reference comes first: it is to run beside the rest.
+
+    Raises LabError if nothing is left of what was asked for.
+    """
+    sizes, base = wanted.sizes, wanted.base
+    tasks: list[Task] = []
+    if wanted.report and sizes.reference and wanted.strongswan and wanted.method is None:
+        tasks.append(ReferenceTask(base))
+    tasks += _runs(wanted) if wanted.runs else []
+    tasks += [
+        AttackTask(attack, _attacked(base, method), sizes.attack_s)
+        for attack in wanted.attacks
+        for method in _methods(attack, wanted)
+    ]
+    if wanted.report:
+        tasks.append(CostsTask(sizes.recoveries, COSTS_S if sizes.recoveries > 10 else QUICK_COSTS_S))
+    if not tasks:
+        raise LabError("nothing to run: no method, and no attack that concerns it", usage=True)
+    return tuple(tasks)
+
+
+def variants(wanted: Wanted) -> tuple[Variant, ...]:
+    """The columns that can be measured here."""
+    return tuple(
+        v
+        for v in VARIANTS
+        if (wanted.method is None or v.method == wanted.method)
+        and (v.peer == "deadpeer" or wanted.strongswan)
+    )
+
+
+def _runs(wanted: Wanted) -> list[RunTask]:
+    """For the table every variant at one round trip time, full and resumed, then the points of the plot.
+
+    Seeds go round: what else the machine does at a time must not fall on one method alone.
+    """
+    sizes, base = wanted.sizes, wanted.base
+    chosen = variants(wanted)
+    table = [
+        RunTask(v, v.options(base, rtt_ms=base.rtt_ms, resume=resume, seed=base.seed + n))
+        for n in range(sizes.runs)
+        for v in chosen
+        for resume in wanted.resume
+        if v.resumable or not resume
+    ]
+    if not wanted.report:
+        return table
+    points = [
+        RunTask(v, v.options(base, rtt_ms=rtt, resume=False, seed=base.seed + n))
+        for n in range(sizes.points)
+        for rtt in sizes.rtts_ms
+        if rtt != base.rtt_ms
+        for v in chosen
+    ]
+    return table + points
+
+
+def _methods(attack: Attack, wanted: Wanted) -> tuple[Method, ...]:
+    if wanted.method is not None:
+        return (wanted.method,) if wanted.method in attack.methods else ()
+    return attack.methods if wanted.sizes.all_methods else attack.methods[:1]
+
+
+def _attacked(base: LabOptions, method: Method) -> LabOptions:
+    # A short way: what an attacker can do in a second is what is asked.
+    return LabOptions(method=method, seed=base.seed)

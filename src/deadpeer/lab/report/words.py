@@ -1,0 +1,240 @@
+"""The sentences of a report that depend on its numbers: the problem, the answer, tiles, ladders' captions.
+
+Pure; what is shown here and in Markdown comes from the same place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deadpeer.lab.attacks.model import AttackResult
+from deadpeer.lab.report import drawing
+from deadpeer.lab.report.model import Measured, Report, Rung, spread
+from deadpeer.lab.report.notation import NONE, duration, octets, round_trips
+from deadpeer.lab.report.variants import Variant
+
+COLOURS = {
+    "qcd": drawing.BLUE,
+    "qcd-map": drawing.SKY,
+    "qcd-announced": drawing.BLUE,
+    "sir": drawing.GREEN,
+    "reconnect": drawing.PURPLE,
+    "reconnect-mute": drawing.PURPLE,
+    "liveness": drawing.ORANGE,
+    "strongswan": drawing.BLACK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One number, large, and what it is."""
+
+    number: str
+    text: str
+    colour: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """One run's messages."""
+
+    title: str
+    says: str
+    rungs: tuple[Rung, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttackLine:
+    """An attack's numbers as they are written."""
+
+    name: str
+    place: str
+    method: str
+    does: str
+    promise: str
+    sent: str
+    answered: str
+    amplification: str
+    sas_lost: int
+    rebuilt: int
+    cpu: str
+    seconds: str
+    checks: tuple[object, ...]
+    failure: str
+    ok: bool
+
+
+def recovered_ms(report: Report, variant: Variant, *, resume: bool = False) -> float | None:
+    """The median recovery of a variant at the table's round trip time; None if none recovered."""
+    value = spread(report.of(variant, resume=resume), lambda m: m.result.recover_ms)
+    return None if value is None else value.median
+
+
+def reference_note(report: Report) -> str:
+    """Where the 174 seconds come from."""
+    one = report.reference
+    if one.here:
+        return (
+            f"strongSwan {one.version} on both sides with its default timers was measured in this very run:"
+            f" {one.recover_s:.0f} s."
+        )
+    return (
+        f"strongSwan {one.version} on both sides with its default timers was not part of this run: the"
+        f" {one.recover_s:.0f} s were measured on {one.measured}, earlier, as docs/benchmarks.md says."
+    )
+
+
+def problem(report: Report) -> tuple[str, ...]:
+    """What is wrong with the world, in three sentences."""
+    return (
+        "When an IPsec gateway crashes and restarts, it has lost its keys and the other end does not know:"
+        " it goes on encrypting into a black hole, and its tunnel says \N{LEFT DOUBLE QUOTATION MARK}up"
+        "\N{RIGHT DOUBLE QUOTATION MARK}.",
+        "The restarted gateway could speak up at the first packet it does not understand, but an"
+        " unauthenticated \N{LEFT DOUBLE QUOTATION MARK}I do not know this connection"
+        "\N{RIGHT DOUBLE QUOTATION MARK} must not be able to kill a tunnel, or anybody could;"
+        " so mostly nobody says it, and nobody listens.",
+        "What is left is to wait until a timer gives up: with strongSwan on both sides and its default"
+        f" timers, traffic was back {report.reference.recover_s:.0f} seconds after the crashed gateway was.",
+    )
+
+
+def answer(report: Report) -> tuple[str, ...]:
+    """What helps, with the numbers of this run."""
+    sentences = [
+        "The other end needs more than a hint: it needs proof that can be checked, found in round trips and"
+        " not in minutes. deadpeer knows four ways to get one. A hint only ever causes a question, at a"
+        " limited rate; only a proof ends a connection."
+    ]
+    times = [(v, ms) for v in report.variants if (ms := recovered_ms(report, v)) is not None and not v.idle]
+    if times:
+        best, ms = min(times, key=lambda item: item[1])
+        factor = 1000 * report.reference.recover_s / ms
+        sentences.append(
+            f"At a round trip time of {report.rtt_ms:g} ms, {best.title} has traffic flowing"
+            f" {duration(ms)} after Bob is back, {_about(factor)} times as fast as the timers."
+        )
+    strongswan = next((ms for v, ms in times if v.peer == "strongswan"), None)
+    if strongswan is not None:
+        sentences.append(
+            "Bob need not be deadpeer: an unmodified strongSwan that was killed and restarted carries"
+            f" traffic again after {duration(strongswan)}."
+        )
+    return tuple(sentences)
+
+
+def _about(factor: float) -> str:
+    return octets(round(factor, -1) if factor >= 100 else factor)
+
+
+def tiles(report: Report) -> tuple[Tile, ...]:
+    """The numbers to remember."""
+    found = [
+        Tile(
+            f"{report.reference.recover_s:.0f} s",
+            "strongSwan on both sides, default timers"
+            + ("" if report.reference.here else ", measured earlier"),
+            drawing.VERMILION,
+        )
+    ]
+    for v in report.variants:
+        ms = recovered_ms(report, v)
+        if ms is None:
+            continue
+        trips = round_trips(ms, report.rtt_ms)
+        among = "" if v.theory is None or not trips else f", {trips} round trips"
+        found.append(Tile(duration(ms), f"{v.title}{among}", COLOURS[v.key]))
+    return tuple(found)
+
+
+def bars(report: Report) -> list[tuple[str, float, str]]:
+    """(name, milliseconds, colour) of what is compared at first sight, slowest first."""
+    found = [
+        (v.title, ms, COLOURS[v.key])
+        for v in report.variants
+        if (ms := recovered_ms(report, v)) is not None and not v.idle
+    ]
+    found.sort(key=lambda bar: -bar[1])
+    name = "strongSwan on both sides"
+    return [(name, 1000 * report.reference.recover_s, drawing.VERMILION), *found]
+
+
+def ladders(report: Report) -> tuple[Ladder, ...]:
+    """One run of each variant; of the first one resumed as well."""
+    found = []
+    for v in report.variants:
+        for resume in (False, True):
+            run = _first(report.of(v, resume=resume))
+            if run is None or (resume and v != report.variants[0]):
+                continue
+            title = v.title + (", session resumed" if resume else "")
+            says = "The same, with a ticket in place of the key exchange." if resume else v.says
+            found.append(Ladder(title, says, run.rungs))
+    return tuple(found)
+
+
+def _first(runs: tuple[Measured, ...]) -> Measured | None:
+    return next((run for run in runs if run.result.ok and run.rungs), None)
+
+
+def attack_line(result: AttackResult) -> AttackLine:
+    """An attack's numbers as they are written."""
+    amplification = result.amplification
+    return AttackLine(
+        name=result.attack.name,
+        place=result.attack.place,
+        method=result.method,
+        does=result.attack.does,
+        promise=result.attack.promise,
+        sent=octets(result.sent),
+        answered=octets(result.answered),
+        amplification=NONE if amplification is None else f"{amplification:.2f}",
+        sas_lost=result.sas_lost,
+        rebuilt=result.rebuilt,
+        cpu=_cpu(result),
+        seconds=f"{result.seconds:.0f}",
+        checks=result.checks,
+        failure=result.failure,
+        ok=result.ok,
+    )
+
+
+def _cpu(result: AttackResult) -> str:
+    def shares(alice_s: float, bob_s: float, seconds: float) -> str:
+        return f"{alice_s / seconds:.0%}, {bob_s / seconds:.0%}" if seconds else NONE
+
+    quiet, attacked = result.quiet, result.attacked
+    return (
+        f"{shares(attacked.alice_cpu_s, attacked.bob_cpu_s, attacked.seconds)}"
+        f" ({shares(quiet.alice_cpu_s, quiet.bob_cpu_s, quiet.seconds)})"
+    )
+
+
+def failures(report: Report) -> tuple[str, ...]:
+    """What did not do what it should, each in a line."""
+    runs = [
+        f"{run.variant.title}{', resumed' if run.result.options.resume else ''}, round trip"
+        f" {run.result.options.rtt_ms:g} ms, seed {run.result.options.seed}: {run.result.failure}"
+        for run in report.runs
+        if not run.result.ok
+    ]
+    attacks = [
+        f"attack {one.attack.name} against {one.method}: "
+        + (one.failure or "; ".join(f"{c.what}: {c.measured}" for c in one.checks if not c.holds))
+        for one in report.attacks
+        if not one.ok
+    ]
+    return (*runs, *attacks)
+
+
+def commands(report: Report) -> tuple[str, ...]:
+    """How to see single runs of what is compared."""
+    lines = []
+    for v in report.variants:
+        options = v.options_text
+        sudo = "sudo " if v.peer == "strongswan" else ""
+        lines.append(f"{sudo}deadpeer lab {options} --rtt {report.rtt_ms:g} --seed {report.seeds[0]}")
+    lines += [
+        f"deadpeer lab --attack {name}" for name in dict.fromkeys(a.attack.name for a in report.attacks)
+    ]
+    return tuple(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deadpeer.cluster.ownership import Ownership, Single
 from deadpeer.cluster.spi import EpochSpis, SpiCodec
 from deadpeer.crash import boot
 from deadpeer.crash.announce import Announcer
@@ -59,13 +60,14 @@ def build_endpoint(
         now, state, codec, maker, ledger, options, machine_id=machine_id, local_hosts=config.local_hosts
     )
     tickets = TicketGateway(store, ledger, entropy, options)
-    extensions = _extensions(codec, member, maker, spi_map, tickets, connections, entropy, options)
+    extensions = _extensions(
+        Single(codec, state.epoch, member), maker, spi_map, tickets, connections, entropy, options
+    )
     return Endpoint(now, config, connections, entropy, spis, extensions)
 
 
 def _extensions(
-    codec: SpiCodec,
-    member: int,
+    ownership: Ownership,
     maker: TokenMaker,
     spi_map: SpiMap,
     tickets: TicketGateway,
@@ -85,12 +87,12 @@ def _extensions(
         maker,
         tickets,
         TicketClient(monitor, rebuilds),
-        SirResponder(codec, member, maker, connections, options),
+        SirResponder(ownership, connections, options),
         Sir(monitor, policy, rebuilds, entropy, options),
         Reconnect(monitor, policy, rebuilds),
         Liveness(monitor, policy),
         TokenTaker(monitor, policy),
         spi_map,
-        Strangers(codec, member, maker, connections, options, spi_map),
+        Strangers(ownership, maker, connections, options, spi_map),
         Announcer(spi_map, maker, entropy, options),
     ]

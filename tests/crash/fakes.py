@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
+from deadpeer.cluster.ownership import Single
 from deadpeer.cluster.spi import EpochSpis, SpiCodec
 from deadpeer.crash import boot
 from deadpeer.crash.liveness import Liveness
@@ -211,7 +212,7 @@ class Gateway:
         self.liveness = Liveness(self.monitor, self.policy)
         self.maker = TokenMaker(self.state, entropy, options)
         self.taker = TokenTaker(self.monitor, self.policy)
-        self.strangers = Strangers(codec, member, self.maker, connections, options)
+        self.strangers = Strangers(Single(codec, self.state.epoch, member), self.maker, connections, options)
         self.extensions: list[Extension] = [
             self.policy,
             self.monitor,

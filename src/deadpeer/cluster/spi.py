@@ -72,6 +72,17 @@ class SpiCodec:
         return out
 
 
+def lives_since(epoch: int, spi_epoch: int) -> int | None:
+    """How many lives before `epoch` an SPI's epoch (20 bits) was; 0: that one; None: it has not come yet.
+
+    Once the counter has passed 2**20 every value of those bits has been used, and the nearest past one is
+    meant.
+    """
+    if epoch < _EPOCHS and spi_epoch > epoch:
+        return None
+    return (epoch - spi_epoch) % _EPOCHS
+
+
 class EpochSpis:
     """The `SpiSource` of one boot epoch and member."""
 
@@ -101,6 +112,7 @@ _HALVES = Struct("!II")
 _WORD = Struct("!I")
 _ROUND_INPUT = Struct("!B3xI8x")
 
+_EPOCHS = 1 << EPOCH_BITS
 _EPOCH_MASK = (1 << EPOCH_BITS) - 1
 _RANDOM_MASK = (1 << RANDOM_BITS) - 1
 _MEMBER_MASK = (1 << MEMBER_BITS) - 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from struct import Struct
 
-from deadpeer.cluster.spi import EPOCH_BITS, KEY_SIZE
+from deadpeer.cluster.spi import KEY_SIZE, lives_since
 from deadpeer.crypto import Entropy
 from deadpeer.store import Store
 
@@ -66,14 +66,8 @@ class BootState:
         return any(g.number == generation for g in self.generations)
 
     def boots_since(self, spi_epoch: int) -> int | None:
-        """How many boots ago an SPI's epoch (20 bits) was; 0: this one; None: it has not come yet.
-
-        Once the counter has passed 2**20 every value of those bits has been used, and the nearest past
-        one is meant.
-        """
-        if self.epoch < _EPOCHS and spi_epoch > self.epoch:
-            return None
-        return (self.epoch - spi_epoch) % _EPOCHS
+        """How many boots ago an SPI's epoch (20 bits) was; 0: this one; None: it has not come yet."""
+        return lives_since(self.epoch, spi_epoch)
 
     def rotated(self, secret: bytes) -> BootState:
         """The state with a new current secret (32 octets); the oldest of four generations goes."""
@@ -124,7 +118,6 @@ def decode(data: bytes) -> BootState:
     return BootState(epoch, spi_key, generations)
 
 
-_EPOCHS = 1 << EPOCH_BITS
 _MAGIC = b"DPBOOT"
 _VERSION = 1
 _DIGEST_SIZE = 32

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deadpeer.cluster.spi import SpiCodec
+from deadpeer.cluster.ownership import Ownership, Ruling, Standing, rule
 from deadpeer.crash.limiter import Kind, Limiter
-from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.options import CrashOptions, sir_of
 from deadpeer.crash.sir_wire import VENDOR_ID, Check, Verb, decode, encode, is_check
 from deadpeer.ike.connection import Connection
@@ -34,15 +33,11 @@ class SirResponder(Extension):
 
     def __init__(
         self,
-        codec: SpiCodec,
-        member: int,
-        maker: TokenMaker,
+        ownership: Ownership,
         connections: Sequence[Connection],
         options: CrashOptions,
     ) -> None:
-        self._codec = codec
-        self._member = member
-        self._maker = maker
+        self._ownership = ownership
         self._options = options
         self._serves = not connections or any(_answers(c) for c in connections)
 
@@ -97,13 +92,20 @@ class SirResponder(Extension):
 
     def _kind(self, check: Check) -> Kind | None:
         """Whose budget a NACK is charged to; None: another member's SPI, who alone knows if it lives."""
-        if check.subject.protocol == Protocol.ESP:
-            return Kind.CHECK_ESP
-        spi_i, spi_r = check.subject.header_spis
-        origin = self._codec.decode(spi_r if check.from_initiator else spi_i)
-        if origin is None or self._maker.state.boots_since(origin.epoch) is None:
-            return Kind.GARBAGE
-        return Kind.CHECK if origin.member == self._member else None
+        owner, subject = self._ownership, check.subject
+        if subject.protocol == Protocol.ESP:
+            standing = owner.of_esp(int.from_bytes(subject.spi, "big"))
+            return None if standing is Standing.LIVING else Kind.CHECK_ESP
+        ours, theirs = subject.header_spis
+        if check.from_initiator:
+            ours, theirs = theirs, ours
+        match rule(owner.of_ike(ours), owner.of_ike(theirs), alone=owner.alone):
+            case Ruling.SILENCE:
+                return None
+            case Ruling.GARBAGE:
+                return Kind.GARBAGE
+            case _:
+                return Kind.CHECK
 
     def _answer(self, check: Check, verb: Verb, datagram: Datagram) -> None:
         answer = Check(verb, check.subject, check.cookie, not check.from_initiator)

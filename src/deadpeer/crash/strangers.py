@@ -7,10 +7,10 @@ limiter says, never an answer to a response or to an unprotected message.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from deadpeer.cluster.spi import SpiCodec
+from deadpeer.cluster.ownership import Ownership, Ruling, Standing, rule
 from deadpeer.crash.limiter import Bucket, Kind, Limiter, Rate
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.options import CrashOptions, TokenMethod, qcd_of
@@ -56,6 +56,15 @@ OVERTAKING_S = 0.2
 unknown SPI only if packets still come with it so long (or two round trips) after the first one."""
 
 
+KIND_OF: Mapping[Ruling, Kind | None] = {
+    Ruling.SILENCE: None,
+    Ruling.GARBAGE: Kind.GARBAGE,
+    Ruling.RECENT: Kind.RECENT,
+    Ruling.RETURNING: Kind.RETURNING,
+}
+"""Whose budget an answer is charged to; None: there is none."""
+
+
 class Strangers(Extension):
     """Answers protected requests and ESP packets with SPIs that nobody here has.
 
@@ -66,16 +75,14 @@ class Strangers(Extension):
 
     def __init__(
         self,
-        codec: SpiCodec,
-        member: int,
+        ownership: Ownership,
         maker: TokenMaker,
         connections: Sequence[Connection],
         options: CrashOptions,
         spi_map: SpiMap | None = None,
     ) -> None:
         self._spi_map = spi_map
-        self._codec = codec
-        self._member = member
+        self._ownership = ownership
         self._maker = maker
         self._methods_of = _Methods(connections)
         self._options = options
@@ -124,24 +131,17 @@ class Strangers(Extension):
             self.core.count("orphan.silent")
             return
         source = orphan.datagram.remote.host
-        ours = header.spi_r if header.from_initiator else header.spi_i
-        kind = self._kind(ours)
+        ours, theirs = header.spi_r, header.spi_i
+        if not header.from_initiator:
+            ours, theirs = theirs, ours
+        owner = self._ownership
+        kind = KIND_OF[rule(owner.of_ike(ours), owner.of_ike(theirs), alone=owner.alone)]
         if kind is None:
             self.core.count("orphan.other_member")
         elif not self._limiter.allow(now.mono_ns, source, kind, ours):
             self.core.count(f"orphan.limited.{kind.value}")
         else:
             self._answer_request(orphan, kind, self._tokens(header, source, kind))
-
-    def _kind(self, ours: bytes) -> Kind | None:
-        """What the SPI that should be ours says; None: another member's, who alone knows if it lives."""
-        origin = self._codec.decode(ours)
-        boots = None if origin is None else self._maker.state.boots_since(origin.epoch)
-        if origin is None or boots is None:
-            return Kind.GARBAGE
-        if origin.member != self._member:
-            return None
-        return Kind.RETURNING if boots else Kind.RECENT
 
     def _tokens(self, header: Header, source: str, kind: Kind) -> list[bytes]:
         methods = self._methods(source)
@@ -194,6 +194,9 @@ class Strangers(Extension):
         """RFC 7296 section 1.5: inside the IKE SA where one with the sender lives, else in the clear."""
         if orphan.octets < MIN_ESP or orphan.spi < 256:
             self.core.count("orphan.implausible")
+            return
+        if self._ownership.of_esp(orphan.spi) is Standing.LIVING:
+            self.core.count("orphan.other_member")
             return
         strangers = self._options.answer_strangers
         record = self._spi_map.dead(orphan.spi) if self._spi_map is not None and strangers else None

@@ -1,0 +1,89 @@
+"""Whose an SPI is, and whether the life that it was made in goes on: what the SPI alone tells.
+
+Who has lost an SA may say so only if nobody can have it. The owner of an SPI looks into its own table of
+SAs; everybody else may speak of it once the owner's life has ended, and never before.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+from deadpeer.cluster.spi import SpiCodec, lives_since
+
+
+class Standing(Enum):
+    """What is known of an SPI."""
+
+    UNKNOWN = "made by nobody here, or in a life that has not come yet"
+    PRESENT = "made by this member in its present life: its table of SAs decides"
+    PAST = "made by this member in an earlier life"
+    LIVING = "made by another member, whose life may go on"
+    ENDED = "made by another member in a life that has ended"
+
+
+class Ownership(Protocol):
+    """What a member knows of all SPIs that the members make."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other member, so that an SPI that nobody made can't be another's."""
+        ...
+
+    def of_ike(self, spi: bytes) -> Standing:
+        """The standing of an IKE SPI of 8 octets."""
+        ...
+
+    def of_esp(self, spi: int) -> Standing:
+        """The standing of an inbound ESP SPI."""
+        ...
+
+
+class Ruling(Enum):
+    """What may be said to a stranger who uses SPIs that no SA here has."""
+
+    SILENCE = "another member may have the SA"
+    GARBAGE = "nobody here made that SPI: nothing is given away by saying so"
+    RECENT = "ours, of this life"
+    RETURNING = "of a life that has ended"
+
+
+def rule(own: Standing, other: Standing, *, alone: bool) -> Ruling:
+    """The one table. `own`: the SPI that should be one of ours, `other`: the one that should be the peer's.
+
+    Which is which the stranger says, by a flag in the clear: so that the other one counts as well wherever
+    it could name a living SA.
+    """
+    if Standing.LIVING in (own, other):
+        return Ruling.SILENCE
+    match own:
+        case Standing.PRESENT:
+            return Ruling.RECENT
+        case Standing.PAST | Standing.ENDED:
+            return Ruling.RETURNING
+        case _:
+            return Ruling.GARBAGE if alone else Ruling.SILENCE
+
+
+class Single:
+    """One member by itself: every other number in an SPI of our key is one that we do not know."""
+
+    alone = True
+
+    def __init__(self, codec: SpiCodec, epoch: int, member: int = 0) -> None:
+        self._codec = codec
+        self._epoch = epoch
+        self._member = member
+
+    def of_ike(self, spi: bytes) -> Standing:
+        origin = self._codec.decode(spi)
+        lives = None if origin is None else lives_since(self._epoch, origin.epoch)
+        if origin is None or lives is None:
+            return Standing.UNKNOWN
+        if origin.member != self._member:
+            return Standing.LIVING
+        return Standing.PAST if lives else Standing.PRESENT
+
+    def of_esp(self, spi: int) -> Standing:
+        """Nothing can be read from 32 random bits."""
+        return Standing.UNKNOWN

@@ -250,10 +250,11 @@ class Sir(Extension):
     def _open(self, now: Now, case: _Case) -> None:
         """The first NACK: the window opens, and the new SA is begun, unless there is one."""
         sa = case.sa
-        case.sibling = self._rebuilds.sibling(sa) if self._rebuilds.owner(sa) is None else None
-        if case.sibling is not None and not case.sibling.request_in_flight:
-            self.core.probe(now, case.sibling, "sibling")
-        if case.sibling is None and not self._rebuilds.begin(now, sa, self.name):
+        sibling = self._rebuilds.sibling(sa) if self._rebuilds.owner(sa) is None else None
+        case.compares = sibling is not None
+        if sibling is not None and not sibling.request_in_flight:
+            self.core.probe(now, sibling, "sibling")
+        if sibling is None and not self._rebuilds.begin(now, sa, self.name):
             # No budget; or another method builds already, which has a proof of its own.
             case.phase = Phase.QUIET
         else:
@@ -275,9 +276,10 @@ class Sir(Extension):
         A newer SA that has the same children replaces this one if the peer has spoken on it since the NACK.
         If it has not, that one may be lost as well: then a new one is built now.
         """
-        sibling, case.sibling = case.sibling, None
-        if case.phase is Phase.WINDOW and sibling is not None:
-            if sibling.established and sibling.last_heard_ns > case.nack_ns:
+        if case.phase is Phase.WINDOW and case.compares:
+            case.compares = False
+            sibling = self._rebuilds.sibling(case.sa)
+            if sibling is not None and sibling.last_heard_ns > case.nack_ns:
                 case.new, case.borrowed = sibling, True
                 self._step(now, case, News.REBUILT)
             elif not self._rebuilds.begin(now, case.sa, self.name):
@@ -301,7 +303,7 @@ class Sir(Extension):
         if before is Phase.EARLY and case.new is not None:
             self.core.dismiss(now, case.new, "the old SA lives")
         self._rebuilds.call_off(now, sa, "the old SA lives")
-        case.new = case.sibling = None
+        case.new, case.compares = None, False
         self._windows.set(sa.number, now.after(window_s(case.rtt_s)))
         self._queries.hasten(sa.number, now.after(window_s(case.rtt_s)))
 
@@ -369,8 +371,8 @@ class _Case:
     new: SaView | None = None
     """The SA that came up beside it; `borrowed`: it was there before."""
     borrowed: bool = False
-    sibling: SaView | None = None
-    """A newer SA with the same children, while the window shows whether the peer answers on it."""
+    compares: bool = False
+    """There is a newer SA with the same children; the window shows whether the peer answers on it."""
 
     @property
     def rtt_s(self) -> float:

@@ -6,11 +6,15 @@ that the lab makes and removes (`deadpeer.lab.netns`).
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
+import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,6 +26,9 @@ from deadpeer.values import Address
 
 INNER: dict[Side, str] = {"alice": "10.10.1.1", "bob": "10.10.2.1"}
 """The host behind each gateway. Only ever inside the tunnel, or inside the lab's namespaces."""
+
+PREFIX = "deadpeer-lab-"
+"""What the names of our temporary directories begin with; our process's number follows."""
 
 SIDES: tuple[Side, Side] = ("alice", "bob")
 
@@ -65,9 +72,16 @@ class Site:
 
 @contextmanager
 def lab_directory() -> Iterator[Path]:
-    """A new directory of mode 0700 for one run, removed at its end."""
-    with tempfile.TemporaryDirectory(prefix="deadpeer-lab-", ignore_cleanup_errors=True) as name:
-        yield Path(name)
+    """A new directory of mode 0700 for one run, removed at its end; those of killed runs go first."""
+    _sweep(Path(tempfile.gettempdir()))
+    prefix = f"{PREFIX}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
+        handle = _lock(Path(name))
+        try:
+            yield Path(name)
+        finally:
+            if handle is not None:
+                os.close(handle)
 
 
 def loopback_site(directory: Path) -> Site:
@@ -83,6 +97,32 @@ def loopback_site(directory: Path) -> Site:
             }
             return Site(directory, "loopback", outer, port, port + 1)
     raise LabError("no free UDP ports on 127.77.0.0/16: is the loopback interface up?")
+
+
+def _sweep(place: Path) -> None:
+    """Remove what runs of ours left that were ended by SIGKILL: their process is gone, and so is its lock."""
+    for path in place.glob(f"{PREFIX}*-*"):
+        pid = path.name.removeprefix(PREFIX).split("-")[0]
+        with suppress(OSError):
+            status = path.lstat()
+            if not pid.isdigit() or not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                continue
+            # A process of another container, with this directory too, has a lock but no such entry.
+            if Path(f"/proc/{pid}").exists() or (handle := _lock(path)) is None:
+                continue
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(handle)
+
+
+def _lock(directory: Path) -> int | None:
+    """Hold a directory until the descriptor is closed, or the process ends; None if somebody holds it."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def _is_free(address: Address) -> bool:

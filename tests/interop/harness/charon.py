@@ -12,7 +12,6 @@ import contextlib
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,11 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-CHARON = Path("/usr/lib/ipsec/charon")
-PLUGINS = (
-    "random nonce openssl pem pkcs1 pkcs8 x509 pubkey hmac kdf sha2 sha1 gcm aes chapoly curve25519 "
-    "kernel-libipsec kernel-netlink socket-default vici updown"
-)
+from deadpeer.lab import charon_files
+from deadpeer.lab.charon_files import CharonFiles
+
 _LOG_TAIL_LINES = 40
 
 
@@ -70,12 +67,9 @@ def missing() -> str | None:
     """Why charon can't be run here, in a few words, or None if it can."""
     if os.geteuid() != 0:
         return "needs root"
-    for path in (CHARON, CHARON.parent / "plugins" / "libstrongswan-kernel-libipsec.so"):
-        if not path.exists():
-            return f"needs {path} (Debian: strongswan-charon libcharon-extra-plugins)"
-    for command in ("swanctl", "ip", "unshare"):
-        if shutil.which(command) is None:
-            return f"needs the command {command} (Debian: strongswan-swanctl iproute2 util-linux)"
+    lacking = charon_files.missing()
+    if lacking is not None:
+        return f"needs {lacking}"
     return None if importlib.util.find_spec("vici") else "needs the Python package vici"
 
 
@@ -90,9 +84,8 @@ class Charon:
     def __init__(
         self, directory: Path, namespace: str | None, settings: Mapping[str, str] | None = None
     ) -> None:
+        self._files = CharonFiles(directory, namespace, settings)
         self.directory = directory
-        self.namespace = namespace
-        self.settings = dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     # -- the process
@@ -112,19 +105,9 @@ class Charon:
         """Start charon and return when its control socket answers. SAs of an earlier one are gone."""
         if self.running:
             raise CharonError("charon runs already")
-        self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "strongswan.conf").write_text(self._strongswan_conf())
-        self._socket.unlink(missing_ok=True)
-        environment = {**os.environ, "STRONGSWAN_CONF": str(self.directory / "strongswan.conf")}
-        inside = f"mount -t tmpfs tmpfs /run && exec {CHARON}"
-        command = ["unshare", "--mount", "sh", "-c", inside]
-        if self.namespace is not None:
-            command = ["ip", "netns", "exec", self.namespace, *command]
+        command = self._files.prepare()
         with (self.directory / "charon.out").open("ab") as output:
-            # Each of these programs replaces itself by the next one: the pid is charon's in the end.
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
-            )
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         self._until(self._answers, timeout_s, "charon's control socket does not answer")
 
     def kill(self) -> None:
@@ -159,11 +142,8 @@ class Charon:
         Certificates may be named by absolute paths there; private keys go into `private_directory`.
         """
         self.private_directory.mkdir(parents=True, exist_ok=True)
-        path = self._swanctl_directory / "swanctl.conf"
-        path.write_text(swanctl_conf)
-        path.chmod(0o600)
-        command = ["swanctl", "--load-all", "--file", str(path), "--uri", f"unix://{self._socket}"]
-        environment = {**os.environ, "SWANCTL_DIR": str(self._swanctl_directory)}
+        command = self._files.write_connections(swanctl_conf)
+        environment = {**os.environ, "SWANCTL_DIR": str(self._files.swanctl_directory)}
         try:
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -176,7 +156,7 @@ class Charon:
     @property
     def private_directory(self) -> Path:
         """Where `load` looks for private keys (PEM)."""
-        return self._swanctl_directory / "private"
+        return self._files.swanctl_directory / "private"
 
     def initiate(self, child: str | None, connection: str | None = None, timeout_s: float = 10.0) -> None:
         """Bring up a child (with its IKE SA where there is none), or the IKE SA alone if `child` is None."""
@@ -203,8 +183,7 @@ class Charon:
 
     def log(self) -> str:
         """What charon logged since the directory was made, over all its lives."""
-        path = self.directory / "charon.log"
-        return path.read_text(errors="replace") if path.exists() else ""
+        return self._files.log_text()
 
     def wait_for_log(self, pattern: str, timeout_s: float = 10.0, start: int = 0) -> re.Match[str]:
         """Wait for a regular expression in the log, from character `start` on."""
@@ -219,38 +198,6 @@ class Charon:
         return found[0]
 
     # -- beneath
-
-    @property
-    def _socket(self) -> Path:
-        return self.directory / "vici"
-
-    @property
-    def _swanctl_directory(self) -> Path:
-        return self.directory / "swanctl"
-
-    def _strongswan_conf(self) -> str:
-        settings = {
-            "load_modular": "no",
-            "load": PLUGINS,
-            "plugins.vici.socket": f"unix://{self._socket}",
-            "filelog.log.path": str(self.directory / "charon.log"),
-            "filelog.log.append": "yes",
-            "filelog.log.flush_line": "yes",
-            "filelog.log.time_format": "%T",
-            "filelog.log.time_add_ms": "yes",
-            "filelog.log.default": "1",
-            "filelog.log.ike": "2",
-            "filelog.log.cfg": "2",
-            **self.settings,
-        }
-        tree: dict[str, Any] = {}
-        for key, value in settings.items():
-            *sections, last = key.split(".")
-            place = tree
-            for section in sections:
-                place = place.setdefault(section, {})
-            place[last] = value
-        return "\n".join(_section("charon", tree)) + "\n"
 
     def _answers(self) -> bool:
         if not self.running:
@@ -268,7 +215,7 @@ class Charon:
 
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(timeout_s)
-            connection.connect(str(self._socket))
+            connection.connect(str(self._files.socket))
             yield vici.Session(connection)
 
     def _command(self, name: str, request: dict[str, str], timeout_s: float) -> None:
@@ -304,16 +251,6 @@ class Charon:
 def _named(connection: str | None, child: str | None) -> dict[str, str]:
     named = {"ike": connection, "child": child}
     return {key: name for key, name in named.items() if name is not None}
-
-
-def _section(name: str, tree: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    yield f"{indent}{name} {{"
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _section(key, value, indent + "  ")
-        else:
-            yield f"{indent}  {key} = {value}"
-    yield f"{indent}}}"
 
 
 def _ike_sa(name: str, raw: Mapping[str, Any]) -> CharonSa:

@@ -10,6 +10,8 @@ from typing import Literal
 
 from tests.interop.harness.pki import Leaf
 
+from deadpeer.lab.charon_files import sections
+
 Side = Literal["a", "b"]
 Auth = Literal["psk", "ecdsa", "rsa", "ed25519"]
 # Keys of a connection that strongSwan has not, or has for the whole daemon only.
@@ -102,7 +104,7 @@ def swanctl(tunnels: Iterable[tuple[Tunnel, Credentials]], side: Side) -> str:
                 "id-remote": tunnel.peer_identity(side),
                 "secret": json.dumps(credentials.secret),
             }
-    return "\n".join(_braces({"connections": connections, "secrets": secrets})) + "\n"
+    return "\n".join(sections({"connections": connections, "secrets": secrets})) + "\n"
 
 
 def toml(
@@ -180,25 +182,9 @@ def _toml_auth(tunnel: Tunnel, credentials: Credentials, side: Side, directory: 
     }
 
 
-def _braces(tree: Mapping[str, object], indent: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield f"{indent}{key} {{"
-            yield from _braces(value, indent + "  ")
-            yield f"{indent}}}"
-        else:
-            yield f"{indent}{key} = {_word(value)}"
-
-
 def _tables(document: Mapping[str, object]) -> Iterator[str]:
     for name, table in document.items():
         assert isinstance(table, Mapping)
         yield f"[{name}]"
         # Strings, numbers, booleans and lists of strings look in TOML as they do in JSON.
         yield from (f"{key} = {json.dumps(value)}" for key, value in table.items())
-
-
-def _word(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)

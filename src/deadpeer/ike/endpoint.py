@@ -159,7 +159,9 @@ class Endpoint:
         found = self._env.table.get(sa.number)
         if found is None or not found.established:
             return
-        if found.request_in_flight:
+        name, again = found.connection.name, found.request_in_flight
+        self._env.event("probe", "debug", connection=name, sa=found.number, reason=reason, repeated=again)
+        if again:
             found.retransmit(now, f"retransmission: {reason}", restart=True)
         else:
             found.submit(now, Probe(reason))

@@ -6,7 +6,7 @@ to stdout. Writing never delays forwarding: a reader that falls behind loses tra
 them is in the statistics, which are the last line.
 
 Attackers. One in the middle is a policy (`lab.attacks.policies`), idle until the line `attack` comes on
-stdin, and again from `rest` on, which is answered with what he did. One beside the link, who can send from
+stdin, and again from `rest` on; that and `count` are answered with what he did. One beside the link, who can send from
 any source address, hands his datagrams in at the socket `inject`: a process without privileges can't forge
 a source address, so the relay delivers such a datagram from the address that the victim takes for its
 peer's. He sees nothing of the link by it.
@@ -209,9 +209,10 @@ class Relay:
             now_ns = time.monotonic_ns()
             if line == b"attack" and self._attacker is not None:
                 self._attacker.begin(now_ns)
-            elif line == b"rest":
-                mischief = self._attacker.rest() if self._attacker is not None else {}
-                record = {"event": "rested", "mono_ns": now_ns, "mischief": mischief, "stats": self._stats}
+            elif line in (b"count", b"rest") and self._attacker is not None:
+                if line == b"rest":
+                    self._attacker.rest()
+                record = {"event": "mischief", "mono_ns": now_ns, "mischief": self._attacker.mischief}
                 self._out.put(json.dumps(record))
 
     def _deliver(self) -> None:

@@ -116,6 +116,11 @@ class Session:
                 continue
         return found
 
+    async def changed(self) -> None:
+        """Wait until something happened."""
+        self._changed.clear()
+        await self._changed.wait()
+
     def _wake(self) -> None:
         self._changed.set()
 

@@ -26,8 +26,8 @@ class Scenario:
 
     `per_s`: shots of an attacker beside the link, who has `sources` addresses of his own. `policy`: that of
     the man in the middle. `before`: what happens before, with the relay capturing. `blind`: he begins
-    without any knowledge. `tape`: which captured datagrams he is told of, `lag_s` after they were captured.
-    `crash`: Bob really crashes while he is at it. `restless`: Alice rekeys her child meanwhile.
+    without any knowledge. `tape`: which captured datagrams he is told of, `lag_s` after they were captured
+    (0: at once). `crash`: Bob really crashes while he is at it. `restless`: Alice rekeys her child meanwhile.
     `changes`: of the options of the run.
     """
 
@@ -170,7 +170,7 @@ _SCENARIOS = (
             "a cookie is good for its question, its address and a short time",
         ),
         per_s=300,
-        sources=14,
+        sources=8,
         before=("crash",),
         tape="checks",
         lag_s=0.5,
@@ -179,17 +179,18 @@ _SCENARIOS = (
     Scenario(
         Attack(
             "steal-ticket",
-            "off-path",
+            "on-path",
             ("qcd",),
             "shows resumption tickets that he has seen on the wire, from his own and from their owner's"
-            " address, the moment their owner shows them",
+            " address, and holds back their owner's request until he has shown them",
             "no SA for the thief, bounded work for Bob, the owner is back by resumption or a full exchange",
         ),
-        per_s=200,
+        per_s=400,
         sources=8,
         before=("crash",),
         tape="tickets",
-        lag_s=0.002,
+        lag_s=0.0,
+        policy=lambda _seconds, _options: {"name": "theft"},
         crash=True,
         changes={"resume": True},
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from deadpeer.crash.options import CrashOptions
 from deadpeer.lab.options import LabOptions, Method
 
 Place = Literal["off-path", "on-path"]
@@ -88,4 +89,14 @@ class AttackResult:
 
     @property
     def rebuilt_per_hour(self) -> float:
-        return self.rebuilt * 3600 / self.seconds if self.seconds else 0.0
+        """How many new SAs he could force in his first hour, going on like this.
+
+        The budget is `rebuilds_per_hour` at once and as many in each hour: where the run kept to it, it
+        bounds the hour too; where not, what was measured is extrapolated.
+        """
+        if not self.seconds:
+            return 0.0
+        hourly = CrashOptions().rebuilds_per_hour
+        kept = self.rebuilt <= hourly * (1 + self.seconds / 3600)
+        going_on = self.rebuilt * 3600 / self.seconds
+        return min(going_on, 2 * hourly) if kept else going_on

@@ -96,18 +96,18 @@ class Observed:
     token_answers: int = 0
     half_open: int = 0
     crash: Recovery | None = None
+    bob_after_crash: Counters = field(default_factory=dict)
     flows_after: bool = True
 
     @property
     def sent(self) -> tuple[int, int]:
         """Packets and octets of the attacker: forged, replayed or held back."""
-        if not self.mischief:
-            return self.shots.number("sent"), self.shots.number("sent octets")
         kinds = ("dropped ", "forged ", "delayed")
         packets = sum(
             n for what, n in self.mischief.items() if what.startswith(kinds) and "octets" not in what
         )
-        return packets, sum(n for what, n in self.mischief.items() if what.endswith("octets"))
+        octets = sum(n for what, n in self.mischief.items() if what.endswith("octets"))
+        return packets + self.shots.number("sent"), octets + self.shots.number("sent octets")
 
     @property
     def answered(self) -> tuple[int, int]:

@@ -23,10 +23,15 @@ PROVOKE_EVERY_MS = 100.0
 class AttackPolicy(Policy, Protocol):
     """A policy that can be told when to begin and when to rest."""
 
+    @property
+    def mischief(self) -> Mapping[str, int]:
+        """What was done so far, as counts."""
+        ...
+
     def begin(self, now_ns: int) -> None: ...
 
-    def rest(self) -> Mapping[str, int]:
-        """Let everything pass from now on; what was done, as counts."""
+    def rest(self) -> None:
+        """Let everything pass from now on."""
         ...
 
 
@@ -48,9 +53,8 @@ class ManInTheMiddle:
     def begin(self, now_ns: int) -> None:
         self._since_ns = now_ns
 
-    def rest(self) -> Mapping[str, int]:
+    def rest(self) -> None:
         self._since_ns = None
-        return self.mischief
 
     def decide(self, passing: Passing) -> Sequence[Delivery]:
         deliveries = self._inner.decide(passing)
@@ -194,6 +198,23 @@ class Blackout(ManInTheMiddle):
         return self._drop("everything", len(passing.payload))
 
 
+class Theft(ManInTheMiddle):
+    """Holds back each resumption request for `delay_ms`, so that a thief can show the ticket first."""
+
+    def __init__(self, inner: Policy, seed: int, delay_ms: float = 100.0) -> None:
+        super().__init__(inner, seed)
+        self._delay_ns = round(delay_ms * NS_PER_MS)
+
+    def _attack(
+        self, passing: Passing, deliveries: Sequence[Delivery], elapsed_s: float
+    ) -> Sequence[Delivery]:
+        seen = look(passing.payload, passing.lane)
+        if not isinstance(seen, IkeSeen) or seen.exchange != ExchangeType.IKE_SESSION_RESUME or seen.response:
+            return deliveries
+        self.mischief["delayed"] += 1
+        return [replace(delivery, at_ns=delivery.at_ns + self._delay_ns) for delivery in deliveries]
+
+
 def _check_of(passing: Passing) -> Check | None:
     """The CHECK_SPI message in a datagram, if it is one."""
     seen = look(passing.payload, passing.lane)
@@ -207,4 +228,9 @@ def _check_of(passing: Passing) -> Check | None:
 
 
 _EXTENTS = ("", "ack", "answers", "traffic")
-_POLICIES: Mapping[str, Callable[..., AttackPolicy]] = {"nack": Nack, "chaos": Chaos, "blackout": Blackout}
+_POLICIES: Mapping[str, Callable[..., AttackPolicy]] = {
+    "nack": Nack,
+    "chaos": Chaos,
+    "blackout": Blackout,
+    "theft": Theft,
+}

@@ -145,13 +145,12 @@ class Beginner(Stranger):
 class CookieReplay(Forger):
     """Uses cookies that others got: of CHECK_SPI later and for other SAs, of IKE_SA_INIT from elsewhere.
 
-    With `CROWD` of his addresses he opens enough half-open SAs at Alice that she asks for cookies. What he
-    gets at one of the others he returns from the next one; `notes` say how often that was accepted, and, so
-    that the refusals mean something, how often he was admitted with a cookie of his own.
+    From each of his addresses he opens as many half-open SAs at Alice as make her ask for cookies. What he
+    gets at one of them he returns from another that she asks, too; `notes` say how often that was accepted,
+    and, so that the refusals mean something, how often he was admitted with a cookie of his own.
     """
 
-    CROWD = 10
-    OTHERS = 4
+    SOURCES = 8
 
     def __init__(self, dice: Dice) -> None:
         super().__init__(dice)
@@ -160,8 +159,9 @@ class CookieReplay(Forger):
         self._returns: list[Shot] = []
         self._stolen: set[tuple[int, bytes]] = set()
         self._own: set[tuple[int, bytes]] = set()
+        self._crowded: set[int] = set()
         check = [self.provocation, self._as_it_was, self._for_another, self._as_nack, self._from_elsewhere]
-        self.tricks = (*check, self._half_open, self._return, *check[1:], self._ask, self._return)
+        self.tricks = (*check, self._ask, self._return, *check[1:], self._ask, self._return)
 
     def learn(self, knowledge: Knowledge) -> None:
         super().learn(knowledge)
@@ -181,18 +181,16 @@ class CookieReplay(Forger):
                 self.notes["cookies accepted from where they belong"] += 1
         elif (cookie := message.notify(NotifyType.COOKIE)) is not None:
             self.notes["cookies demanded"] += 1
+            self._crowded.add(source)
             self._return_to(message.spi_i, cookie, source)
 
     def _return_to(self, spi_i: bytes, cookie: Notify, source: int) -> None:
-        if source < self.CROWD or (source, spi_i) in self._stolen | self._own:
-            return
+        elsewhere = (source + 1) % self.SOURCES
         asked = self._request(spi_i)
-        if asked is None:
+        if asked is None or elsewhere not in self._crowded or (source, spi_i) in self._stolen | self._own:
             return
-        octets = encode_message(
-            replace(asked, payloads=(Notify(NotifyType.COOKIE, cookie.data), *asked.payloads))
-        )
-        elsewhere = self.CROWD + (source - self.CROWD + 1) % self.OTHERS
+        payloads = (Notify(NotifyType.COOKIE, cookie.data), *asked.payloads)
+        octets = encode_message(replace(asked, payloads=payloads))
         self._stolen.add((elsewhere, spi_i))
         self._returns.append(Shot(elsewhere, Way.TO_ALICE, Lane.IKE, octets, "cookie from elsewhere"))
         if spi_i[7] % 4 == 0:
@@ -231,7 +229,7 @@ class CookieReplay(Forger):
     def _from_elsewhere(self) -> Shot | None:
         found = self._check()
         return found and Shot(
-            self.dice.below(self.CROWD),
+            self.dice.below(self.SOURCES),
             found[0].way,
             found[0].lane,
             found[0].payload,
@@ -243,17 +241,12 @@ class CookieReplay(Forger):
 
     # --- IKE_SA_INIT
 
-    def _half_open(self) -> Shot | None:
-        return self._begin(self.dice.below(self.CROWD), "half-open SA")
-
     def _ask(self) -> Shot | None:
-        return self._begin(self.CROWD + self.dice.below(self.OTHERS), "IKE_SA_INIT")
-
-    def _begin(self, source: int, what: str) -> Shot | None:
         message = self._request(self.dice.octets(8))
         if message is None:
             return None
-        return Shot(source, Way.TO_ALICE, Lane.IKE, encode_message(message), what)
+        source = self.dice.below(self.SOURCES)
+        return Shot(source, Way.TO_ALICE, Lane.IKE, encode_message(message), "IKE_SA_INIT")
 
     def _return(self) -> Shot | None:
         return self._returns.pop(0) if self._returns else None

@@ -54,6 +54,8 @@ SETTLE_S = 0.3
 RESTLESS_S = 1.0
 """Between two rekeys of a scenario that has them."""
 WATCH_S = 0.1
+QUIET, BLIND, KNOWING = "quiet", "attacked by one who knows nothing", "attacked"
+"""The phases of a run, for its observer."""
 
 
 async def run_attack(
@@ -135,27 +137,30 @@ class Course:
         memory = {side: gauges.memory_mb(session, side) for side in SIDES}
         before = await self._counters()
 
-        quiet, quiet_cost = await self._spend("quiet", self._seconds / 2)
         await stack.enter_async_context(self._background())
+        quiet, quiet_cost = await self._spend(QUIET, self._seconds / 2)
         self._begin()
         blind, blind_shots = Span(quiet.end_ns, quiet.end_ns), Shots()
         blind_s = self._seconds * BLIND_SHARE if self._staged.blind else 0.0
         if blind_s:
-            blind, _ = await self._spend("attacked by one who knows nothing", blind_s)
+            blind, _ = await self._spend(BLIND, blind_s)
             blind_shots = await self._count("count")
         await self._learn()
-        span, cost = await self._spend("attacked", self._seconds - blind_s)
-        mischief = await self._rest_relay() if self._staged.policy is not None else {}
+        span, cost = await self._spend(KNOWING, self._seconds - blind_s)
+        mischief = await self._mischief("count")
         shots = _since(blind_shots, await self._count("count"))
         lived = set(map(_pair, living)) & set(map(_pair, await gauges.alices_sas(session)))
         grew = {side: grown(before[side], after) for side, after in (await self._counters()).items()}
         memory_after = {side: gauges.memory_mb(session, side) for side in SIDES}
         leaks, token_answers = self._leaks(), self._token_answers()
 
-        crash = await self._crash() if self._staged.crash else None
-        if crash is not None:
+        crash, bob_after = None, _NO_COUNTERS
+        if self._staged.crash:
+            crash = await self._crash()
             await asyncio.sleep(SETTLE_S)
+            bob_after = await gauges.counters(session, "bob")
         await self._count("rest")
+        await self._mischief("rest")
         flows = await self._flows()
         ended_ns = time.monotonic_ns()
         session.recording.take_phase("done", ended_ns)
@@ -188,6 +193,7 @@ class Course:
             token_answers=token_answers,
             half_open=notes.half_open,
             crash=crash,
+            bob_after_crash=bob_after,
             flows_after=flows,
         )
         return self._result(observed)
@@ -306,10 +312,13 @@ class Course:
         record = await answer
         return Shots(record["counts"], record["notes"], record["worst"])
 
-    async def _rest_relay(self) -> dict[str, int]:
-        answer = asyncio.create_task(self._session.relay.expect("rested", START_TIMEOUT_S))
+    async def _mischief(self, command: str) -> dict[str, int]:
+        """What the man in the middle has done; with `rest` he does no more."""
+        if self._staged.policy is None:
+            return {}
+        answer = asyncio.create_task(self._session.relay.expect("mischief", START_TIMEOUT_S))
         await asyncio.sleep(0)
-        self._session.relay.tell("rest")
+        self._session.relay.tell(command)
         mischief: dict[str, int] = (await answer)["mischief"]
         return mischief
 
@@ -320,9 +329,13 @@ class Course:
         notes.tokens.update(gauges.true_tokens(self._session, living))
         notes.dead.update({sa: None for sa in notes.living if _pair(sa) not in set(map(_pair, living))})
         notes.living = living
+        self._tell()
+
+    def _tell(self) -> None:
+        notes = self._notes
         if self._beside is not None:
             tape = recorded(self._staged.tape, self._session.recording.tapped)
-            knowledge = Knowledge(living, tuple(notes.dead)[-8:], tape)
+            knowledge = Knowledge(notes.living, tuple(notes.dead)[-8:], tape)
             self._beside.tell(json.dumps({"learn": knowledge.to_record()}))
 
     # --- what goes on meanwhile ------------------------------------------------------------------
@@ -343,16 +356,22 @@ class Course:
 
     async def _keep_informed(self) -> None:
         """An attacker who knows, knows the SAs of a recovery too, and what is captured later."""
-        recording = self._session.recording
-        known: tuple[int, int] | None = None
+        recording, staged = self._session.recording, self._staged
+        taped, ups, events = 0, 0, 0
         while True:
-            await asyncio.sleep(self._staged.lag_s)
-            if self._staged.blind and "attacked" not in recording.phases:
+            await (asyncio.sleep(staged.lag_s) if staged.lag_s else self._session.changed())
+            if staged.blind and KNOWING not in recording.phases:
                 continue
+            if recording.tapped and recording.tapped[-1].arrived_ns > taped:
+                new = [passing for passing in recording.tapped if passing.arrived_ns > taped]
+                taped = new[-1].arrived_ns
+                if recorded(staged.tape, new):
+                    self._tell()
+            if len(recording.events) == events:
+                continue
+            events, before = len(recording.events), ups
             ups = sum(1 for event in recording.events if event.side == "alice" and event.kind == "child_up")
-            now = (ups, len(recorded(self._staged.tape, recording.tapped)))
-            if now != known:
-                known = now
+            if ups != before:
                 with contextlib.suppress(ControlError):
                     await self._learn()
 
@@ -368,6 +387,9 @@ class Course:
 
     async def _keep_rekeying(self) -> None:
         while True:
+            if KNOWING not in self._session.recording.phases:
+                await asyncio.sleep(WATCH_S)
+                continue
             with contextlib.suppress(LabError, ControlError):
                 await gauges.rekey(self._session, CONNECTION, CHILD)
             await asyncio.sleep(RESTLESS_S)
@@ -385,11 +407,14 @@ class Course:
 
     def _token_answers(self) -> int:
         """Messages with tokens in the clear since the attack began."""
-        since_ns = self._session.recording.phases["quiet"]
+        since_ns = self._session.recording.phases[QUIET]
         late = [p for p in self._session.recording.tapped if p.arrived_ns >= since_ns]
         messages = [message_of(passing) for passing in late]
         messages += [read_message(lane, payload) for lane, payload in self._notes.answers]
         return sum(1 for m in messages if m is not None and m.notify(NotifyType.QCD_TOKEN) is not None)
+
+
+_NO_COUNTERS: Counters = {}
 
 
 def _pair(sa: KnownSa) -> tuple[bytes, bytes]:

@@ -12,6 +12,8 @@ from deadpeer.wire import ExchangeType, Message, Nonce, Notify, NotifyType, enco
 
 SOURCES = 8
 NONCE = 32
+URGENT = 6
+"""He races the owner with so many requests."""
 
 
 class TicketThief(Stranger):
@@ -23,8 +25,11 @@ class TicketThief(Stranger):
         super().__init__(dice)
         self._requests: list[Passing] = []
         self._tickets: list[bytes] = []
-        self._follow_ups: list[Shot] = []
-        self.tricks = (self._from_own, self._as_owner, self._again, self._follow_up)
+        self._urgent: list[Shot] = []
+        self.tricks = (self._from_own, self._as_owner, self._again)
+
+    def shot(self) -> Shot | None:
+        return self._urgent.pop(0) if self._urgent else super().shot()
 
     def learn(self, knowledge: Knowledge) -> None:
         super().learn(knowledge)
@@ -37,7 +42,11 @@ class TicketThief(Stranger):
         ]
         self._requests = [passing for passing, _ in found]
         tickets = [n.data for _, message in found for n in message.notifies(NotifyType.TICKET_OPAQUE)]
-        self._tickets = list(dict.fromkeys(tickets))
+        fresh = [ticket for ticket in dict.fromkeys(tickets) if ticket not in self._tickets]
+        self._tickets += fresh
+        for ticket in fresh:
+            # Its owner is about to use it: be there first.
+            self._urgent += [self._show(ticket, None, "stolen ticket, at once") for _ in range(URGENT)]
 
     def heard(self, source: int, way: Way, lane: Lane, payload: bytes) -> None:
         message = read_message(lane, payload)
@@ -49,7 +58,7 @@ class TicketThief(Stranger):
         self.notes["half-open SAs from elsewhere"] += 1
         sealed = self.dice.octets(120)
         auth = protected_request(message.spi_i, message.spi_r, True, 1, sealed, lane)
-        self._follow_ups.append(Shot(source, way, lane, auth, "IKE_AUTH without the keys"))
+        self._urgent.append(Shot(source, way, lane, auth, "IKE_AUTH without the keys"))
 
     def _from_own(self) -> Shot | None:
         return self._shown(self.dice.below(SOURCES), "stolen ticket from elsewhere")
@@ -64,13 +73,13 @@ class TicketThief(Stranger):
         source = None if self.dice.below(2) else self.dice.below(SOURCES)
         return Shot(source, passing.way, passing.lane, passing.payload, "the owner's request again")
 
-    def _follow_up(self) -> Shot | None:
-        return self._follow_ups.pop(0) if self._follow_ups else None
-
     def _shown(self, source: int | None, what: str) -> Shot | None:
         if not self._tickets:
             return None
         ticket = self._tickets[-1 - (self.dice.below(len(self._tickets)) if self.dice.below(3) == 0 else 0)]
+        return self._show(ticket, source, what)
+
+    def _show(self, ticket: bytes, source: int | None, what: str) -> Shot:
         payloads = (Nonce(self.dice.octets(NONCE)), Notify(NotifyType.TICKET_OPAQUE, ticket))
         spi_i = self.dice.octets(8)
         message = Message(spi_i, bytes(8), ExchangeType.IKE_SESSION_RESUME, 0, True, False, payloads)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadpeer.cluster.spi import EpochSpis, SpiCodec, SpiOrigin
+from deadpeer.cluster.spi import EpochSpis, EspCodec, SpiCodec, SpiOrigin, SpiRing, lives_since
 from deadpeer.crypto import SeededEntropy
 
 EPOCHS = st.integers(0, 2**20 - 1)
@@ -103,3 +103,49 @@ def test_zero_is_never_handed_out() -> None:
             return bytes(8) if self.calls == 1 else super().encode(epoch, member, random_bits)
 
     assert any(EpochSpis(Zeroing(b"k" * 32), 1, 0, SeededEntropy(1)).ike_spi())
+
+
+@given(st.lists(KEYS, min_size=1, max_size=4, unique=True), EPOCHS, MEMBERS, RANDOM, st.data())
+def test_a_ring_makes_with_the_newest_key_and_knows_all(
+    keys: list[bytes], epoch: int, member: int, random_bits: int, data: st.DataObject
+) -> None:
+    ring = SpiRing(keys)
+    assert ring.encode(epoch, member, random_bits) == SpiCodec(keys[0]).encode(epoch, member, random_bits)
+    older = SpiCodec(data.draw(st.sampled_from(keys)))
+    spi = older.encode(epoch, member, random_bits)
+    newer = next(codec for key in keys if (codec := SpiCodec(key)).decode(spi) is not None)
+    assert ring.decode(spi) == newer.decode(spi)
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_a_ring_is_small(count: int) -> None:
+    with pytest.raises(ValueError, match="SPI keys"):
+        SpiRing([bytes([n]) * 32 for n in range(count)])
+
+
+@given(KEYS, MEMBERS, st.integers(0, 2**24 - 1))
+def test_an_esp_spi_names_its_member(key: bytes, member: int, random_bits: int) -> None:
+    spi = EspCodec(key).encode(member, random_bits)
+    assert 0 <= spi < 2**32
+    assert EspCodec(key).member(spi) == member
+
+
+def test_esp_spis_of_one_member_look_random() -> None:
+    spis = [EspCodec(b"k" * 32).encode(3, n) for n in range(20_000)]
+    assert len(set(spis)) == len(spis)
+    for shift in (0, 8, 16, 24):
+        counts = Counter(spi >> shift & 0xFF for spi in spis)
+        chi_squared = sum((counts[v] - len(spis) / 256) ** 2 / (len(spis) / 256) for v in range(256))
+        assert 170 < chi_squared < 360  # 255 degrees of freedom: one in 10,000 lies outside
+
+
+def test_a_source_of_a_cluster_gives_esp_spis_of_its_member() -> None:
+    codec, esp = SpiCodec(b"k" * 32), EspCodec(b"e" * 32)
+    source = EpochSpis(codec, 5, 7, SeededEntropy(1), esp)
+    assert {esp.member(source.esp_spi()) for _ in range(100)} == {7}
+
+
+def test_epochs_wrap() -> None:
+    assert lives_since(5, 6) is None
+    assert lives_since(5, 5) == 0
+    assert lives_since(2**20 + 2, 2**20 - 1) == 3

@@ -7,8 +7,10 @@ whose SPI of ours does not decode is garbage and can't use up what real peers ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
+from typing import Protocol
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -18,6 +20,9 @@ EPOCH_BITS = 20
 TAG_BITS = 16
 MEMBER_BITS = 8
 RANDOM_BITS = 20
+
+MAX_KEYS = 4
+"""Keys of an `SpiRing`."""
 
 KEY_SIZE = 32
 """Octets of the key of `SpiCodec`."""
@@ -83,10 +88,85 @@ def lives_since(epoch: int, spi_epoch: int) -> int | None:
     return (epoch - spi_epoch) % _EPOCHS
 
 
-class EpochSpis:
-    """The `SpiSource` of one boot epoch and member."""
+class SpiReader(Protocol):
+    """Whatever can tell where an IKE SPI comes from."""
 
-    def __init__(self, codec: SpiCodec, epoch: int, member: int, entropy: Entropy) -> None:
+    def decode(self, spi: bytes) -> SpiOrigin | None:
+        """Where an SPI of 8 octets comes from, or None if it is none of ours."""
+        ...
+
+
+class SpiRing:
+    """Several keys, newest first: new SPIs are made with the first one, those of all are known.
+
+    Each further key lets one more in 2**16 of all foreign SPIs pass.
+    """
+
+    __slots__ = ("_codecs",)
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        if not 1 <= len(keys) <= MAX_KEYS:
+            raise ValueError(f"{len(keys)} SPI keys, not 1 to {MAX_KEYS}")
+        self._codecs = tuple(SpiCodec(key) for key in keys)
+
+    def encode(self, epoch: int, member: int, random_bits: int) -> bytes:
+        """The 8 octets of an SPI under the newest key."""
+        return self._codecs[0].encode(epoch, member, random_bits)
+
+    def decode(self, spi: bytes) -> SpiOrigin | None:
+        """Where an SPI of 8 octets comes from, by the newest key under which it passes."""
+        found = (codec.decode(spi) for codec in self._codecs)
+        return next((origin for origin in found if origin is not None), None)
+
+
+class EspCodec:
+    """ESP SPIs (32 bits) that name their member: member number (8 bits) | random (24), permuted.
+
+    There is no room for an epoch or a check tag, so that every SPI names some member: who has it is all
+    that another member may ask, and never whether it lives.
+    """
+
+    __slots__ = ("_block",)
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_SIZE:
+            raise ValueError(f"an SPI key has {KEY_SIZE} octets, not {len(key)}")
+        self._block = Cipher(algorithms.AES256(key), modes.ECB()).encryptor()  # noqa: S305
+
+    def encode(self, member: int, random_bits: int) -> int:
+        """An SPI, perhaps a reserved one. `member` is 0 to 255, `random_bits` counts modulo 2**24."""
+        if not 0 <= member < 1 << MEMBER_BITS:
+            raise ValueError(f"member number {member} is not 0 to {(1 << MEMBER_BITS) - 1}")
+        value = member << _ESP_RANDOM_BITS | random_bits & (1 << _ESP_RANDOM_BITS) - 1
+        high, low = value >> 16, value & 0xFFFF
+        for number in range(_ROUNDS):
+            high, low = low, high ^ self._round(number, low)
+        return high << 16 | low
+
+    def member(self, spi: int) -> int:
+        """The number of the member that an SPI (32 bits) belongs to."""
+        high, low = spi >> 16, spi & 0xFFFF
+        for number in reversed(range(_ROUNDS)):
+            high, low = low ^ self._round(number, high), high
+        return (high << 16 | low) >> _ESP_RANDOM_BITS
+
+    def _round(self, number: int, half: int) -> int:
+        out: int = _WORD.unpack_from(self._block.update(_ESP_INPUT.pack(number, 1, half)))[0]
+        return out & 0xFFFF
+
+
+class EpochSpis:
+    """The `SpiSource` of one boot epoch and member. With `esp`, ESP SPIs name the member too."""
+
+    def __init__(
+        self,
+        codec: SpiCodec | SpiRing,
+        epoch: int,
+        member: int,
+        entropy: Entropy,
+        esp: EspCodec | None = None,
+    ) -> None:
+        self._esp = esp
         self._codec = codec
         self._epoch = epoch
         self._member = member
@@ -100,6 +180,12 @@ class EpochSpis:
             if any(spi):
                 return spi
 
+    def esp_spi(self) -> int:
+        """An ESP SPI of 32 bits, random but for what it may tell other members."""
+        if self._esp is None:
+            return int.from_bytes(self._entropy.octets(4), "big")
+        return self._esp.encode(self._member, int.from_bytes(self._entropy.octets(3), "big"))
+
 
 # A balanced Feistel network over halves of 32 bits, each round function AES under one key, set apart by
 # the round number. Four rounds are a strong pseudorandom permutation up to 2**16 seen values (Luby and
@@ -111,6 +197,8 @@ _ROUNDS = 8
 _HALVES = Struct("!II")
 _WORD = Struct("!I")
 _ROUND_INPUT = Struct("!B3xI8x")
+_ESP_INPUT = Struct("!B2xBI8x")
+_ESP_RANDOM_BITS = 32 - MEMBER_BITS
 
 _EPOCHS = 1 << EPOCH_BITS
 _EPOCH_MASK = (1 << EPOCH_BITS) - 1

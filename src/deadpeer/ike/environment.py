@@ -224,7 +224,7 @@ class Environment:
     def esp_spi(self) -> int:
         """A fresh inbound ESP SPI, 256 or more."""
         while True:
-            spi = int.from_bytes(self.entropy.octets(4), "big")
+            spi = self._spis.esp_spi()
             if spi >= FIRST_ESP_SPI and self.table.child_by_inbound(spi) is None:
                 return spi
 

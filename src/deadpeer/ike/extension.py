@@ -289,8 +289,12 @@ class Extension:
 
 
 class SpiSource(Protocol):
-    """Chooses the IKE SPIs that we hand out."""
+    """Chooses the SPIs that we hand out."""
 
     def ike_spi(self) -> bytes:
         """Eight octets, never all zero, never repeated while an SA lives (the core checks collisions)."""
+        ...
+
+    def esp_spi(self) -> int:
+        """An inbound ESP SPI, 32 bits (the core sees to reserved values and collisions)."""
         ...

@@ -78,9 +78,9 @@ class Observed:
     quiet_cost: Cost
     attack_cost: Cost
     quiet_ike: IkeTraffic
-    blind_ike: IkeTraffic
     attack_ike: IkeTraffic
     blind_shots: Shots
+    blind_counters: Mapping[Side, Counters]
     shots: Shots
     mischief: Mapping[str, int]
     verdicts: tuple[SideEvent, ...]

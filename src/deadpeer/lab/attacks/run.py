@@ -8,7 +8,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -140,17 +140,18 @@ class Course:
         await stack.enter_async_context(self._background())
         quiet, quiet_cost = await self._spend(QUIET, self._seconds / 2)
         self._begin()
-        blind, blind_shots = Span(quiet.end_ns, quiet.end_ns), Shots()
+        blind, blind_shots, blind_grew = Span(quiet.end_ns, quiet.end_ns), Shots(), {}
         blind_s = self._seconds * BLIND_SHARE if self._staged.blind else 0.0
         if blind_s:
             blind, _ = await self._spend(BLIND, blind_s)
             blind_shots = await self._count("count")
+            blind_grew = await self._grown(before)
         await self._learn()
         span, cost = await self._spend(KNOWING, self._seconds - blind_s)
         mischief = await self._mischief("count")
         shots = _since(blind_shots, await self._count("count"))
         lived = set(map(_pair, living)) & set(map(_pair, await gauges.alices_sas(session)))
-        grew = {side: grown(before[side], after) for side, after in (await self._counters()).items()}
+        grew = await self._grown(before)
         memory_after = {side: gauges.memory_mb(session, side) for side in SIDES}
         leaks, token_answers = self._leaks(), self._token_answers()
 
@@ -175,9 +176,9 @@ class Course:
             quiet_cost=quiet_cost,
             attack_cost=cost,
             quiet_ike=ike_traffic(recording.sightings, quiet),
-            blind_ike=ike_traffic(recording.sightings, blind),
             attack_ike=ike_traffic(recording.sightings, span),
             blind_shots=blind_shots,
+            blind_counters=blind_grew,
             shots=shots,
             mischief=mischief,
             verdicts=tuple(_without_honest(verdicts, crash)),
@@ -395,6 +396,9 @@ class Course:
             await asyncio.sleep(RESTLESS_S)
 
     # --- what was heard --------------------------------------------------------------------------
+
+    async def _grown(self, before: Mapping[Side, Counters]) -> dict[Side, Counters]:
+        return {side: grown(before[side], after) for side, after in (await self._counters()).items()}
 
     async def _counters(self) -> dict[Side, Counters]:
         return {side: await gauges.counters(self._session, side) for side in SIDES}

@@ -1,0 +1,91 @@
+"""Every attack of the lab at a small size: real gateways in real processes, under traffic, on loopback.
+
+They run a few at a time, for they mostly wait; each test then judges one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+
+import pytest
+
+from deadpeer.lab.attacks import catalogue
+from deadpeer.lab.attacks.model import AttackResult
+from deadpeer.lab.attacks.run import run_attack
+from deadpeer.lab.options import LabError, LabOptions, Method
+from deadpeer.lab.recording import Silent
+
+SECONDS = 2.0
+AT_ONCE = 3
+
+FIRST: list[tuple[str, Method]] = [(attack.name, attack.methods[0]) for attack in catalogue.ATTACKS]
+FURTHER: list[tuple[str, Method]] = [
+    ("forge-invalid-ike-spi", "reconnect"),
+    ("mitm-blackout", "liveness"),
+]
+
+Key = tuple[str, Method]
+
+
+@pytest.fixture(scope="module")
+def results() -> Iterator[Mapping[Key, Future[AttackResult]]]:
+    """All attacks, under way in a thread; each test waits for its own."""
+    futures: dict[Key, Future[AttackResult]] = {key: Future() for key in FIRST + FURTHER}
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(_all(futures))
+    thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.wait([task])))
+    thread.start()
+    yield futures
+    loop.call_soon_threadsafe(task.cancel)
+    thread.join()
+    loop.close()
+
+
+async def _all(futures: Mapping[Key, Future[AttackResult]]) -> None:
+    turn = asyncio.Semaphore(AT_ONCE)
+    await asyncio.gather(*(_one(key, future, turn) for key, future in futures.items()))
+
+
+async def _one(key: Key, future: Future[AttackResult], turn: asyncio.Semaphore) -> None:
+    name, method = key
+    async with turn:
+        try:
+            options = LabOptions(method=method, seed=7)
+            future.set_result(await run_attack(catalogue.attack(name), options, Silent(), seconds=SECONDS))
+        except Exception as error:
+            future.set_exception(error)
+
+
+@pytest.mark.parametrize("key", FIRST + FURTHER, ids="-".join)
+def test_what_must_hold_holds(results: Mapping[Key, Future[AttackResult]], key: Key) -> None:
+    result = results[key].result(100)
+    assert result.checks
+    broken = [check for check in result.checks if not check.holds]
+    assert result.ok, (broken, result.counters)
+    assert result.sent > 0
+    if result.method == "qcd":
+        assert result.sas_lost == 0
+    assert result.quiet.alice_cpu_s > 0
+    assert result.attacked.bob_cpu_s > 0
+
+
+def test_an_attack_that_says_nothing_about_a_method_is_refused() -> None:
+    run = run_attack(catalogue.attack("mitm-nack"), LabOptions(method="qcd"), Silent(), seconds=2)
+    with pytest.raises(LabError, match="use --method sir") as caught:
+        asyncio.run(run)
+    assert caught.value.usage
+
+
+@pytest.mark.parametrize("options", [LabOptions(idle=True), LabOptions(netns=True)])
+def test_an_attack_needs_traffic_on_loopback(options: LabOptions) -> None:
+    with pytest.raises(LabError, match="on loopback"):
+        asyncio.run(run_attack(catalogue.attack("forge-token"), options, Silent(), seconds=2))
+
+
+def test_there_is_no_such_attack() -> None:
+    with pytest.raises(LabError, match="steal-ticket") as caught:
+        catalogue.attack("tickle")
+    assert caught.value.usage

@@ -322,6 +322,25 @@ def test_resumed_ike_auth_that_is_lost_is_repeated() -> None:
     check_one_tunnel(pair)
 
 
+# --- the peer is away ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", [INIT, AUTH])
+@pytest.mark.parametrize("away_s", [1.0, 3.0, 10.0, 30.0])
+def test_a_setup_goes_on_soon_after_the_peer_is_back(away_s: float, reason: str) -> None:
+    """Within a second, or a quarter of the time that it was away."""
+    pair = Pair.with_psk(children=[child_config(start_action="trap")])
+    pair.drop_rule = lambda s: s.reason == reason
+    pair.send("alice")
+    pair.settle()
+    pair.drop_rule = lambda s: False
+    pair.crash("bob")
+    pair.run(away_s)
+    pair.boot("bob")
+    assert until_up(pair) < max(1.0, away_s / 3) + 0.3
+    assert sum(s.sender == "alice" and s.reason != "ESP" for s in pair.trace) < 30
+
+
 # --- helpers ---------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DELETE_TIMEOUT_S = 5.0
 """How long an unanswered DELETE is repeated before the SA is dropped anyway."""
+SETUP_SHARE = 0.25
 
 
 def give_up_ns(sa: IkeSa, first_sent_ns: int) -> int:
@@ -30,12 +31,22 @@ def arm(sa: IkeSa, now: Now) -> None:
     outstanding = sa.send.outstanding
     if outstanding is None:
         return
-    cap = sa.env.config.retry_cap_s if sa.recovering else MAX_RTO_S
-    at = now.after(interval_s(sa.rtt.rto_s, sa.backoff, cap))
+    at = now.after(interval_s(sa.rtt.rto_s, sa.backoff, _cap_s(sa, now)))
     limit = give_up_ns(sa, outstanding.first_sent_ns)
     if now.mono_ns < limit:
         at = min(at, limit)
     sa.env.timers.arm(sa.number, "retransmission", at, lambda then: _due(sa, then))
+
+
+def _cap_s(sa: IkeSa, now: Now) -> float:
+    """The largest interval. Of a setup it is a quarter of the time that it has taken so far: still
+    exponential, and who was away for a short time is not waited for much longer after it is back."""
+    shortest = sa.env.config.retry_cap_s
+    if sa.recovering:
+        return shortest
+    if sa.established_ns is not None:
+        return MAX_RTO_S
+    return min(max(shortest, (now.mono_ns - sa.created_ns) / NS_PER_S * SETUP_SHARE), MAX_RTO_S)
 
 
 def _due(sa: IkeSa, now: Now) -> None:

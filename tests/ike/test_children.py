@@ -80,6 +80,24 @@ def test_an_up_of_what_is_up_says_so() -> None:
     check_one_tunnel(pair)
 
 
+def test_an_up_does_not_double_a_child_of_another_ike_sa() -> None:
+    """Both sides began at once: net in the IKE SA of one, more in that of the other; that may stay so."""
+    pair = Pair.with_psk(children=[child_config(), MORE])
+    pair.feed("alice", Initiate("home", "net", 1))
+    pair.feed("bob", Initiate("home", "more", 1))
+    pair.run(20.0)
+    assert pair.ike_children() == (2, 2)
+    before = pair.ike_sas()
+    for who in ("alice", "bob"):
+        pair.feed(who, Initiate("home", None, 5))
+        pair.run(1.0)
+        assert pair.side(who).done[5].ok
+        assert pair.side(who).done[5].text.count("already") == 2
+    assert pair.ike_children() == (2, 2)
+    assert pair.ike_sas() == before
+    check_agreement(pair)
+
+
 def test_a_second_child_with_forward_secrecy_and_the_wrong_group_first() -> None:
     hers = replace(MORE, esp_proposals=(PFS_BOTH,))
     his = mirrored(replace(MORE, esp_proposals=(PFS_ECP,)))

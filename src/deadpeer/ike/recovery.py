@@ -109,7 +109,10 @@ class Recovery:
         if sa is not None and sa.established:
             self._env.expect(tag, len(children))
             for child in children:
-                self._add_child(now, sa, child, tag)
+                if self._up(sa, child):
+                    self._env.done(tag, True, f"{child.name} is up already")
+                else:
+                    self._add_child(now, sa, child, tag)
             return
         attempt = self._attempts.of(sa) if sa is not None else None
         if attempt is not None:
@@ -357,6 +360,11 @@ class Recovery:
         if configured is None:
             return last
         return Route(configured.local, configured.remote, last.rtt_s)
+
+    def _up(self, sa: IkeSa, config: ChildConfig) -> bool:
+        """Whether any established IKE SA with the peer of `sa` has this child."""
+        serving = self._env.table.serving(self._env.policy_number(sa, config))
+        return any(child.state is ChildState.INSTALLED and owner.established for owner, child in serving)
 
     def _add_child(self, now: Now, sa: IkeSa, config: ChildConfig, tag: int) -> None:
         if any(c.name == config.name and c.state is ChildState.INSTALLED for c in sa.children.values()):

@@ -94,7 +94,9 @@ class Policy(Extension):
     name = "policy"
 
     def __init__(self) -> None:
-        self._learnt: dict[int, set[Method]] = {}
+        self._learnt: dict[int, frozenset[Method]] = {}
+        self._shared: dict[frozenset[Method], frozenset[Method]] = {}
+        """Each set once: there are few of them, and many SAs."""
 
     def uses(self, sa: SaView, method: Method) -> bool:
         """Whether the connection's `crash_methods` have it."""
@@ -102,11 +104,12 @@ class Policy(Extension):
 
     def learn(self, sa: SaView, method: Method) -> None:
         """The peer supports it on this SA."""
-        self._learnt.setdefault(sa.number, set()).add(method)
+        known = self._learnt.get(sa.number, frozenset()) | {method}
+        self._learnt[sa.number] = self._shared.setdefault(known, known)
 
     def available(self, sa: SaView) -> frozenset[Method]:
         """What this peer gives us to work with on this SA."""
-        found = {Method.RECONNECT, Method.LIVENESS} | self._learnt.get(sa.number, set())
+        found = {Method.RECONNECT, Method.LIVENESS} | self._learnt.get(sa.number, frozenset())
         role = sir_of(sa.connection).role
         if role == "force":
             found.add(Method.SIR)

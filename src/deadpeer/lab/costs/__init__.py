@@ -37,6 +37,8 @@ from deadpeer.lab.costs.roles import measure_roles
 
 SAS = 64
 """So many SAs stand when octets per SA are measured. A power of two: tables grow by doubling."""
+SETUPS = 5
+"""So many SAs are built for each recovery: what a role adds to their CPU is a small difference."""
 
 
 def measure(
@@ -53,7 +55,7 @@ def measure(
     up, or does not come back.
     """
     costs = measure_recoveries(say, ways, authentications, recoveries)
-    baselines, roles = measure_roles(say, sas=sas, setups=recoveries)
+    baselines, roles = measure_roles(say, sas=sas, setups=SETUPS * recoveries)
     return Costs(_machine(), sas, costs, ratios(costs), baselines, roles, measure_kept())
 
 
@@ -83,6 +85,7 @@ __all__ = [
     "Role",
     "RoleCost",
     "SAS",
+    "SETUPS",
     "SideCost",
     "WAYS",
     "WAY_TITLES",

@@ -69,7 +69,7 @@ def record_key(spi: int) -> bytes:
 
 
 def encode_record(record: SpiRecord) -> bytes:
-    """33 octets with two IPv4 addresses, 57 with two IPv6 addresses."""
+    """35 octets with two IPv4 addresses, 59 with two IPv6 addresses."""
     remote, local = ip_address(record.remote.host).packed, ip_address(record.local.host).packed
     flags = (
         record.role

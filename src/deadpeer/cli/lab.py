@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ALL = "all"
+LONGEST_ATTACK_S = 3600
 
 EPILOG = """\
 examples:
@@ -171,7 +172,7 @@ def _many(args: argparse.Namespace) -> int:
     from deadpeer.lab.report import write
     from deadpeer.lab.report.screen import show
 
-    wanted, missing = _wanted(args)
+    wanted, missing = wanted_of(args)
     _check(args, wanted)
     out = sys.stderr if args.json else sys.stdout
     if args.report is not None:
@@ -192,7 +193,7 @@ def _many(args: argparse.Namespace) -> int:
     return OK if collected.ok else FAILED
 
 
-def _wanted(args: argparse.Namespace) -> tuple[Wanted, tuple[str, ...]]:
+def wanted_of(args: argparse.Namespace) -> tuple[Wanted, tuple[str, ...]]:
     """What is to be run, and what of it can't be here, and why."""
     from deadpeer.lab.attacks import catalogue
     from deadpeer.lab.report.plan import FULL, QUICK, Wanted
@@ -252,8 +253,11 @@ def _check(args: argparse.Namespace, wanted: Wanted) -> None:
                 " and without it, and attacks choose for themselves; leave it out",
                 usage=True,
             )
-    if wanted.attacks and not 1 <= wanted.sizes.attack_s <= 3600:
-        raise LabError(f"--seconds {wanted.sizes.attack_s:g}: must be between 1 and 3600 seconds", usage=True)
+    if wanted.attacks and not 1 <= wanted.sizes.attack_s <= LONGEST_ATTACK_S:
+        raise LabError(
+            f"--seconds {wanted.sizes.attack_s:g}: must be between 1 and {LONGEST_ATTACK_S} seconds",
+            usage=True,
+        )
     if args.seconds is not None and not wanted.attacks:
         raise LabError("--seconds belongs to --attack or --report", usage=True)
     wanted.base.check()

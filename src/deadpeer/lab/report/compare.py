@@ -9,14 +9,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from deadpeer.lab.costs.model import Authentication, Costs, End, RecoveryCost, Role
+from deadpeer.lab.costs.model import (
+    AUTHENTICATION_TITLES,
+    AUTHENTICATIONS,
+    Authentication,
+    Costs,
+    End,
+    RecoveryCost,
+    Role,
+)
 from deadpeer.lab.options import LIVENESS_S
-from deadpeer.lab.report.model import Measured, Report, Spread, spread
-from deadpeer.lab.report.notation import NARROW, NONE, cpu, duration, number, octets, round_trips, span
+from deadpeer.lab.report.model import Measured, Report, spread
+from deadpeer.lab.report.notation import (
+    NARROW,
+    NONE,
+    cpu,
+    duration,
+    number,
+    octets,
+    pair,
+    round_trips,
+    span,
+)
 from deadpeer.lab.report.variants import Variant
 
 Tone = Literal["", "good", "bad", "muted"]
-Side = Literal["alice", "bob"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +146,7 @@ def _times(report: Report) -> tuple[Row, ...]:
             "Packets lost after Bob was back",
             f"median; one packet every 10 ms, Bob down for {report.down_s:g} s and his start",
             lambda v: _lost(report, v),
-            Cell(
-                f"some {round(reference.recover_s * 100):,}".replace(",", NARROW), "at the same rate", "bad"
-            ),
+            Cell(f"some {octets(reference.recover_s * 100)}", "at the same rate", "bad"),
         ),
         _row(
             report,
@@ -150,19 +165,14 @@ def _time(
     value = spread(runs, pick)
     if value is None:
         return EMPTY if not runs else Cell("did not recover", _failures(runs), "bad")
-    note = _spread_text(value)
-    if which is not None and v.theory is not None:
-        note += f"; theory {v.theory[which]:g} round trips"
-    if v.method == "liveness" and which == 0:
-        note += f"; silence counted {LIVENESS_S:g} s here, 60 s by default"
-    trips = round_trips(value.median, report.rtt_ms)
-    if v.theory is None or not trips:
-        return Cell(duration(value.median), note)
-    return Cell(f"{trips} round trips", f"{duration(value.median)}; {note}" if note else "")
-
-
-def _spread_text(value: Spread) -> str:
-    return "" if value.count == 1 else span(duration(value.least), duration(value.greatest))
+    trips = "" if v.theory is None else round_trips(value.median, report.rtt_ms)
+    notes = [
+        duration(value.median) if trips else "",
+        span(duration(value.least), duration(value.greatest)) if value.count > 1 else "",
+        f"theory {v.theory[which]:g}" if which is not None and v.theory is not None else "",
+        f"gives up after {LIVENESS_S:g} s here, 60 s by default" if v.method == "liveness" else "",
+    ]
+    return Cell(f"{trips} round trips" if trips else duration(value.median), "; ".join(filter(None, notes)))
 
 
 def _failures(runs: Sequence[Measured]) -> str:
@@ -204,21 +214,15 @@ def _effort(report: Report) -> tuple[Row, ...]:
     costs = report.costs
     if costs is None:
         return tuple(rows)
-    sides: tuple[tuple[Side, str], ...] = (("alice", "Alice"), ("bob", "Bob"))
-    authentications: tuple[tuple[Authentication, str], ...] = (
-        ("psk", "shared key"),
-        ("rsa-3072", "RSA-3072"),
-    )
+    how = "median; the real endpoints driven in memory, no sockets"
     rows += [
         _row(
             report,
-            f"CPU per recovery, {name}, {auth}",
-            "median; the real endpoints driven in memory, no sockets; in brackets the part within OpenSSL"
-            + (", and with a session resumed" if auth else ""),
-            _cpu_of(costs, side, authentication),
+            f"CPU per recovery, Alice / Bob, {AUTHENTICATION_TITLES[authentication]}",
+            how,
+            lambda v, authentication=authentication: _cpu(costs, v, authentication),  # type: ignore[misc]
         )
-        for authentication, auth in authentications
-        for side, name in sides
+        for authentication in AUTHENTICATIONS
     ]
     return tuple(rows)
 
@@ -234,22 +238,17 @@ def _messages(report: Report, v: Variant) -> Cell:
     )
 
 
-def _cpu_of(costs: Costs, side: Side, authentication: Authentication) -> Callable[[Variant], Cell]:
-    def cell(v: Variant) -> Cell:
-        if v.peer != "deadpeer" and side == "bob":
-            return Cell(NONE, "not ours", "muted")
-        full = recovery_cost(costs, v, authentication, resumed=False)
-        if full is None:
-            return EMPTY
-        one = full.alice if side == "alice" else full.bob
-        resumed = recovery_cost(costs, v, authentication, resumed=True) if v.resumable else None
-        note = f"({one.primitives_share:.0%} OpenSSL)"
-        if resumed is not None:
-            other = resumed.alice if side == "alice" else resumed.bob
-            note += f" resumed {cpu(other.cpu_us)}"
-        return Cell(cpu(one.cpu_us), note)
-
-    return cell
+def _cpu(costs: Costs, v: Variant, authentication: Authentication) -> Cell:
+    full = recovery_cost(costs, v, authentication, resumed=False)
+    if full is None:
+        return EMPTY
+    if v.peer != "deadpeer":
+        return Cell(cpu(full.alice.cpu_us), f"Alice; OpenSSL {full.alice.primitives_share:.0%}")
+    note = f"OpenSSL {full.alice.primitives_share:.0%} / {full.bob.primitives_share:.0%}"
+    resumed = recovery_cost(costs, v, authentication, resumed=True)
+    if resumed is not None:
+        note = f"resumed {pair(cpu(resumed.alice.cpu_us), cpu(resumed.bob.cpu_us))}; {note}"
+    return Cell(pair(cpu(full.alice.cpu_us), cpu(full.bob.cpu_us)), note)
 
 
 def recovery_cost(
@@ -276,53 +275,43 @@ def _storage(report: Report) -> tuple[Row, ...]:
     costs = report.costs
     if costs is None:
         return (keys,)
-    how = f"over the same gateway without it, measured over {costs.sas:,} SAs".replace(",", NARROW)
-    sides: tuple[tuple[Side, str, End], ...] = (("alice", "Alice", INITIATOR), ("bob", "Bob", RESPONDER))
-    nothing = Cell("0", "nothing added")
     return (
-        *(
-            _row(
-                report,
-                f"Octets in memory per SA, {name}",
-                f"{how}; a ticket comes on top",
-                lambda v, side=side, end=end: _memory(costs, v, side, end),  # type: ignore[misc]
-                nothing,
-            )
-            for side, name, end in sides
+        _row(
+            report,
+            "Octets in memory per SA, Alice / Bob",
+            f"more than without it, in CPython, measured over {costs.sas} SAs",
+            lambda v: _memory(costs, v),
+            Cell("0 / 0"),
         ),
-        *(
-            _row(
-                report,
-                f"Octets on disk per SA, {name}",
-                "size of the records; once per gateway: what there is however many SAs it has",
-                lambda v, side=side, end=end: _disk(costs, v, side, end),  # type: ignore[misc]
-                nothing,
-            )
-            for side, name, end in sides
+        _row(
+            report,
+            "Octets on disk per SA, Alice / Bob",
+            "sizes of the records; what there is once, however many SAs, is below",
+            lambda v: _disk(costs, v),
+            Cell("0 / 0"),
         ),
         keys,
     )
 
 
-def _roles(v: Variant, side: Side) -> tuple[Role, ...]:
-    return v.alice if side == "alice" else v.bob
+def _memory(costs: Costs, v: Variant) -> Cell:
+    alice, bob = _sum(costs, v.alice, INITIATOR), _sum(costs, v.bob, RESPONDER)
+    note = ""
+    if v.resumable:
+        tickets = _cost(costs, "ticket-client", INITIATOR)[0], _cost(costs, "ticket-gateway", RESPONDER)[0]
+        note = f"+ {octets(tickets[0])} / {octets(tickets[1])} with resumption"
+    return Cell(f"{octets(alice[0])} / {octets(bob[0])}", note)
 
 
-def _memory(costs: Costs, v: Variant, side: Side, end: End) -> Cell:
-    if v.peer != "deadpeer" and side == "bob":
-        return Cell("0", "unmodified")
-    total = sum(_cost(costs, role, end)[0] for role in _roles(v, side))
-    ticket: Role = "ticket-client" if side == "alice" else "ticket-gateway"
-    note = f"+ {octets(_cost(costs, ticket, end)[0])} with resumption" if v.resumable else ""
-    return Cell(octets(total), note)
+def _disk(costs: Costs, v: Variant) -> Cell:
+    alice, bob = _sum(costs, v.alice, INITIATOR), _sum(costs, v.bob, RESPONDER)
+    note = f"once: {octets(alice[2])} / {octets(bob[2])}" if alice[2] or bob[2] else ""
+    return Cell(f"{octets(alice[1])} / {octets(bob[1])}", note)
 
 
-def _disk(costs: Costs, v: Variant, side: Side, end: End) -> Cell:
-    if v.peer != "deadpeer" and side == "bob":
-        return Cell("0", "unmodified")
-    per_sa = sum(_cost(costs, role, end)[1] for role in _roles(v, side))
-    fixed = sum(_cost(costs, role, end)[2] for role in _roles(v, side))
-    return Cell(octets(per_sa), f"{octets(fixed)} once per gateway" if fixed else "")
+def _sum(costs: Costs, roles: Sequence[Role], end: End) -> tuple[float, float, float]:
+    each = [_cost(costs, role, end) for role in roles]
+    return sum(one[0] for one in each), sum(one[1] for one in each), sum(one[2] for one in each)
 
 
 def _cost(costs: Costs, role: Role, end: End) -> tuple[float, float, float]:
@@ -362,8 +351,8 @@ def _safety(report: Report) -> tuple[Row, ...]:
         ),
         _row(
             report,
-            "Living SAs lost to attackers",
-            "measured in those attacks",
+            "Living SAs that attackers made a side drop",
+            "measured in those attacks; a forced rekey counts too",
             lambda v: _sas_lost(report, v),
         ),
         _row(
@@ -395,4 +384,9 @@ def _sas_lost(report: Report, v: Variant) -> Cell:
     results = [attack for attack in report.attacks if attack.method == v.method]
     if not results:
         return EMPTY
-    return Cell(str(sum(result.sas_lost for result in results)))
+    off, on = (
+        sum(result.sas_lost for result in results if result.attack.place == place)
+        for place in ("off-path", "on-path")
+    )
+    note = "each after its replacement was up" if on else ""
+    return Cell(f"{off} off-path, {on} on-path", note, "bad" if off else "")

@@ -14,6 +14,7 @@ from deadpeer.lab.report.notation import duration
 BLACK, ORANGE, SKY, GREEN = "#1a1a1a", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY, PALE = "#5f6b76", "#e8ecef"
+WHITE, DEAD = "#ffffff", "#f1f2f4"
 GREEN_TEXT, RED_TEXT = "#00694d", "#a63d00"
 """Dark enough to read on white."""
 
@@ -37,10 +38,12 @@ def ladder_svg(title: str, rungs: Sequence[Rung]) -> str:
     """The messages of a recovery between the lifelines of Alice and Bob, one step a row."""
     height = 44 + ROW * len(rungs) + 16
     body = [*_lifelines(rungs, height)]
+    killed, back = _row_of(rungs, "killed"), _row_of(rungs, "can answer")
     for row, rung in enumerate(rungs):
         y = _row_y(row)
+        ground = DEAD if killed is not None and back is not None and killed < row < back else WHITE
         body.append(_text(ALICE_X - 16, y + 4, _clock(rung.t_ms), 11.5, GREY, "end"))
-        body.append(_event(rung, y) if rung.who in ("alice", "bob") else _arrow(rung, y))
+        body.append(_event(rung, y) if rung.who in ("alice", "bob") else _arrow(rung, y, ground))
     return svg(LADDER_WIDTH, height, title, body)
 
 
@@ -59,7 +62,7 @@ def black_hole_svg() -> str:
         _text(125, 114, "she holds the old keys", 13.5),
         *dots,
         _text(470, 68, "encrypted packets, one every 10 ms", 13.5, GREY),
-        _text(470, 122, "no answer, no error, no log line", 13.5, GREY),
+        _text(470, 122, "no answer, no error", 13.5, GREY),
         f'<circle cx="746" cy="90" r="37" fill="{BLACK}"/>',
         f'<circle cx="746" cy="90" r="44" fill="none" stroke="{BLACK}" stroke-width="1.5"'
         ' stroke-dasharray="3 5"/>',
@@ -105,7 +108,7 @@ def _lifelines(rungs: Sequence[Rung], height: int) -> list[str]:
     dead_to = dead_from if back is None else _row_y(back)
     return [
         f'<rect x="{ALICE_X}" y="{dead_from}" width="{BOB_X - ALICE_X}" height="{dead_to - dead_from}" '
-        f'fill="#f4f5f6"/>',
+        f'fill="{DEAD}"/>',
         _text(ALICE_X, 22, "Alice", 14, BLACK, "middle", bold=True),
         _text(BOB_X, 22, "Bob", 14, BLACK, "middle", bold=True),
         f'<line x1="{ALICE_X}" y1="{top}" x2="{ALICE_X}" y2="{bottom}" stroke="{BLACK}" stroke-width="2"/>',
@@ -127,7 +130,7 @@ def _event(rung: Rung, y: int) -> str:
     return dot + _text(x + side * 12, y + 4, _what(rung), 13, colour, anchor, bold=rung.tone != "plain")
 
 
-def _arrow(rung: Rung, y: int) -> str:
+def _arrow(rung: Rung, y: int, ground: str) -> str:
     """From the sender down to the receiver; a lost message ends in a cross on the way."""
     colour = TONES[rung.tone] if not rung.lost else RED_TEXT
     start, end = (ALICE_X, BOB_X) if rung.who == "alice>bob" else (BOB_X, ALICE_X)
@@ -145,8 +148,8 @@ def _arrow(rung: Rung, y: int) -> str:
     )
     label = _what(rung)
     middle = (ALICE_X + BOB_X) / 2
-    width = 7.2 * len(label) + 12
-    back = f'<rect x="{middle - width / 2:.1f}" y="{y - 9}" width="{width:.1f}" height="18" fill="#ffffff"/>'
+    width = sum(9.2 if letter.isupper() or letter == "_" else 7.4 for letter in label) + 14
+    back = f'<rect x="{middle - width / 2:.1f}" y="{y - 9}" width="{width:.1f}" height="18" fill="{ground}"/>'
     return line + head + back + _text(middle, y + 4.5, label, 13, colour, bold=rung.tone == "good")
 
 

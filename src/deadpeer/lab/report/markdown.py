@@ -93,20 +93,28 @@ def _attacks(report: Report) -> Iterator[str]:
         return
     held = sum(result.ok for result in report.attacks)
     yield from (f"{held} of {len(report.attacks)} kept to every bound.", "")
-    for result in report.attacks:
-        line = words.attack_line(result)
-        yield from (f"### {line.name} against {line.method} ({line.place})", "")
-        yield from (f"What he does: {_text(line.does)}", "", f"What must hold: {_text(line.promise)}", "")
-        if result.failure:
-            yield from (f"**{_text(result.failure)}**", "")
-        yield from (
-            f"{line.sent} packets sent, {line.answered} answered, {line.amplification} octets back for each;"
-            f" {line.sas_lost} living SAs lost, {line.rebuilt} new SAs forced; CPU of Alice and Bob"
-            f" {line.cpu}; {line.seconds} s.",
-            "",
-        )
-        checks = [(c.what, c.bound, c.measured, "holds" if c.holds else "**FAILS**") for c in result.checks]
-        yield from _table(("checked", "bound", "measured", ""), checks)
+    for story in words.attack_stories(report.attacks):
+        attack = story.attack
+        yield from (f"### {attack.name} ({attack.place})", "")
+        yield from (f"What he does: {_text(attack.does)}", "", f"What must hold: {_text(attack.promise)}", "")
+        for line in story.lines:
+            yield (
+                f"- against {line.method}: {line.sent} packets sent in {line.seconds} s, {line.answered}"
+                f" answered, {line.amplification} octets back for each; {line.sas_lost} living SAs dropped,"
+                f" {line.rebuilt} new SAs forced; CPU of Alice, Bob {line.cpu}"
+                + (f"; **{_text(line.failure)}**" if line.failure else "")
+            )
+        yield ""
+        head = ("checked", "bound", *(line.method for line in story.lines))
+        rows = [(_text(c.what), _text(c.bound), *map(_checked, c.measured)) for c in story.checks]
+        yield from _table(head, rows, escaped=True)
+
+
+def _checked(measured: tuple[str, bool] | None) -> str:
+    if measured is None:
+        return NONE
+    text, holds = measured
+    return _text(text) if holds else f"**FAILS: {_text(text)}**"
 
 
 def _small(report: Report) -> Iterator[str]:

@@ -51,6 +51,17 @@ def span(low: str, high: str) -> str:
     """From one to the other; one of them if they read the same. The unit is written once."""
     if low == high:
         return low
-    head, _, unit = low.partition(NARROW)
-    _, _, other = high.partition(NARROW)
-    return f"{head}{DASH}{high}" if unit == other else f"{low} {DASH} {high}"
+    head, unit = _split(low)
+    return f"{head}{DASH}{high}" if unit == _split(high)[1] else f"{low} {DASH} {high}"
+
+
+def pair(one: str, other: str) -> str:
+    """Alice's and Bob's. The unit is written once."""
+    head, unit = _split(one)
+    return f"{head} / {other}" if unit == _split(other)[1] else f"{one} / {other}"
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The number and its unit."""
+    head, _, unit = text.rpartition(NARROW)
+    return head, unit

@@ -26,7 +26,6 @@ def render_html(report: Report) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    attacks = [words.attack_line(result) for result in report.attacks]
     return environment.get_template("report").render(
         report=report,
         environment=report.environment,
@@ -49,8 +48,8 @@ def render_html(report: Report) -> str:
             "bars": _picture(drawing.bars_svg("Time until traffic flows again", words.bars(report), TICKS_S)),
             "plot": _picture(plot_svg(report)),
         },
-        attacks=attacks,
-        held=sum(line.ok for line in attacks),
+        stories=words.attack_stories(report.attacks),
+        held=sum(result.ok for result in report.attacks),
         small=None if report.costs is None else small(report.costs),
         failures=words.failures(report),
         reference_note=words.reference_note(report),

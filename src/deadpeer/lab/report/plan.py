@@ -19,7 +19,8 @@ REFERENCE_S = 200.0
 class Sizes:
     """How long a report is: runs for the table, runs for each point of the plot and where these are,
     seconds of each attack, recoveries for each figure of the costs; `reference`: strongSwan on both sides
-    too, which takes three minutes; `all_methods`: attacks against each method that they concern."""
+    too, which takes three minutes; `all_methods`: attacks against each method that they concern; `quick`:
+    the numbers say little, and the page says so."""
 
     runs: int
     points: int
@@ -28,10 +29,11 @@ class Sizes:
     recoveries: int
     reference: bool
     all_methods: bool
+    quick: bool = False
 
 
 FULL = Sizes(5, 3, (0.0, 20.0, 50.0, 100.0, 200.0, 300.0), 10.0, 20, reference=True, all_methods=True)
-QUICK = Sizes(1, 1, (0.0, 100.0, 300.0), 4.0, 5, reference=False, all_methods=False)
+QUICK = Sizes(1, 1, (0.0, 100.0, 300.0), 4.0, 5, reference=False, all_methods=False, quick=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from deadpeer.lab import netns, strongswan
+from deadpeer.lab import charon_files, netns, strongswan
 from deadpeer.lab.gateway_config import ESP_PROPOSAL, IKE_PROPOSAL, identity
 from deadpeer.lab.options import START_TIMEOUT_S, LabError, LabOptions, Side
 from deadpeer.lab.process import launch, run
@@ -85,7 +85,7 @@ async def _crash(site: Site, bob: strongswan.Charon, log: TrafficLog, options: L
 
 async def version() -> str:
     """strongSwan's, as charon says it. Raises LabError."""
-    words = (await run([str(strongswan.CHARON), "--version"])).split()
+    words = (await run([str(charon_files.CHARON), "--version"])).split()
     return next((word for word in words if word[:1].isdigit()), "of unknown version")
 
 

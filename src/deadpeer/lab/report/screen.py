@@ -43,7 +43,7 @@ def _runs(collected: Collected) -> Table:
 
 def _attack(result: AttackResult) -> Table:
     line = attack_line(result)
-    title = f"{line.name} against {line.method}: {line.sent} packets in {line.seconds} s"
+    title = f"{result.attack.name} against {line.method}: {line.sent} packets in {line.seconds} s"
     if line.failure:
         title += f"; {line.failure}"
     table = _table(title, ("checked", "bound", "measured", ""))

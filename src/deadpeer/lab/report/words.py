@@ -5,9 +5,10 @@ Pure; what is shown here and in Markdown comes from the same place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deadpeer.lab.attacks.model import AttackResult
+from deadpeer.lab.attacks.model import Attack, AttackResult
 from deadpeer.lab.report import drawing
 from deadpeer.lab.report.model import Measured, Report, Rung, spread
 from deadpeer.lab.report.notation import NONE, duration, octets, round_trips
@@ -47,11 +48,7 @@ class Ladder:
 class AttackLine:
     """An attack's numbers as they are written."""
 
-    name: str
-    place: str
     method: str
-    does: str
-    promise: str
     sent: str
     answered: str
     amplification: str
@@ -59,9 +56,30 @@ class AttackLine:
     rebuilt: int
     cpu: str
     seconds: str
-    checks: tuple[object, ...]
     failure: str
     ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckLine:
+    """One thing that must hold, and what was measured with each method: (text, holds), or None."""
+
+    what: str
+    bound: str
+    measured: tuple[tuple[str, bool] | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttackStory:
+    """One attack, against every method that it was tried on."""
+
+    attack: Attack
+    lines: tuple[AttackLine, ...]
+    checks: tuple[CheckLine, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(line.ok for line in self.lines)
 
 
 def recovered_ms(report: Report, variant: Variant, *, resume: bool = False) -> float | None:
@@ -177,15 +195,27 @@ def _first(runs: tuple[Measured, ...]) -> Measured | None:
     return next((run for run in runs if run.result.ok and run.rungs), None)
 
 
+def attack_stories(results: Sequence[AttackResult]) -> tuple[AttackStory, ...]:
+    """The results by attack, in their order."""
+    names = dict.fromkeys(result.attack.name for result in results)
+    return tuple(_story([r for r in results if r.attack.name == name]) for name in names)
+
+
+def _story(results: Sequence[AttackResult]) -> AttackStory:
+    keys = dict.fromkeys((check.what, check.bound) for result in results for check in result.checks)
+    found = [{(c.what, c.bound): (c.measured, c.holds) for c in result.checks} for result in results]
+    return AttackStory(
+        results[0].attack,
+        tuple(map(attack_line, results)),
+        tuple(CheckLine(what, bound, tuple(one.get((what, bound)) for one in found)) for what, bound in keys),
+    )
+
+
 def attack_line(result: AttackResult) -> AttackLine:
     """An attack's numbers as they are written."""
     amplification = result.amplification
     return AttackLine(
-        name=result.attack.name,
-        place=result.attack.place,
         method=result.method,
-        does=result.attack.does,
-        promise=result.attack.promise,
         sent=octets(result.sent),
         answered=octets(result.answered),
         amplification=NONE if amplification is None else f"{amplification:.2f}",
@@ -193,7 +223,6 @@ def attack_line(result: AttackResult) -> AttackLine:
         rebuilt=result.rebuilt,
         cpu=_cpu(result),
         seconds=f"{result.seconds:.0f}",
-        checks=result.checks,
         failure=result.failure,
         ok=result.ok,
     )

@@ -14,7 +14,7 @@ from typing import TextIO
 from deadpeer.lab.options import LabError
 from deadpeer.lab.report.collect import Collected, collect
 from deadpeer.lab.report.model import Report
-from deadpeer.lab.report.plan import QUICK, ReferenceTask, Wanted, plan, variants
+from deadpeer.lab.report.plan import ReferenceTask, Wanted, plan, variants
 from deadpeer.lab.report.progress import Estimate, tracker
 from deadpeer.lab.report.surroundings import surroundings
 
@@ -55,7 +55,7 @@ async def make_report(wanted: Wanted, command: str, missing: tuple[str, ...], ou
     collected = await run_all(wanted, out)
     return Report(
         environment=replace(environment, took_s=round(time.monotonic() - begun, 1)),
-        quick=wanted.sizes is QUICK,
+        quick=wanted.sizes.quick,
         rtt_ms=wanted.base.rtt_ms,
         down_s=wanted.base.down_s,
         variants=variants(wanted),

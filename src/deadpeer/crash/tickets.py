@@ -23,7 +23,6 @@ from typing import Literal, get_args
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
-from cryptography.hazmat.primitives.hashes import SHA256
 
 from deadpeer.crypto import IkeSuite
 from deadpeer.crypto.identity import Identity
@@ -80,6 +79,11 @@ class TicketKey:
     retires_s: int
     ends_s: int
     secret: bytes = field(repr=False)
+    sealing: bytes = field(init=False, repr=False, compare=False)
+    """What seals, derived from the secret once and not for each ticket."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sealing", _derive(self.secret, b"seal"))
 
     def seals(self, now_s: float) -> bool:
         """Whether new tickets may be made with it. Not with one from the future: the clock went back."""
@@ -246,7 +250,7 @@ def _derive(secret: bytes, purpose: bytes, data: bytes = b"") -> bytes:
 
 
 def _cipher(key: TicketKey) -> AESSIV:
-    return AESSIV(_derive(key.secret, b"seal"))
+    return AESSIV(key.sealing)
 
 
 def _policy_text(connection: Connection) -> bytes:
@@ -260,7 +264,7 @@ def _policy_text(connection: Connection) -> bytes:
     parts = [remote.auth.encode(), bytes([expected.id_type]), expected.data, remote.secret]
     parts += [bytes([connection.local.identity.id_type]), connection.local.identity.data]
     if remote.trust is not None:
-        parts += sorted(ca.fingerprint(SHA256()) for ca in remote.trust.cas)
+        parts += sorted(remote.trust.fingerprints)
     return _fields(parts)
 
 

@@ -168,12 +168,14 @@ def certificate_identities(certificate: x509.Certificate) -> tuple[Identity, ...
 class TrustStore:
     """The CAs that are trusted. A peer's own certificate may be listed too: then it is trusted as it is."""
 
-    __slots__ = ("authorities", "cas")
+    __slots__ = ("authorities", "cas", "fingerprints")
 
     def __init__(self, cas: Iterable[x509.Certificate]) -> None:
         self.cas: tuple[x509.Certificate, ...] = tuple(cas)
         self.authorities: bytes = b"".join(dict.fromkeys(authority_hash(ca) for ca in self.cas))
         """For a CERTREQ payload: the CAs' hashes, 20 octets each."""
+        self.fingerprints: tuple[bytes, ...] = tuple(ca.fingerprint(hashes.SHA256()) for ca in self.cas)
+        """SHA-256 of each certificate, 32 octets: tells whether the same CAs are trusted."""
 
     def verify(
         self, leaf: x509.Certificate, intermediates: Iterable[x509.Certificate], now_unix: float

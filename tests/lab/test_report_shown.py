@@ -131,7 +131,7 @@ def rows(of: Report) -> dict[str, list[tuple[str, str]]]:
 
 def test_times_are_medians_with_their_spread_and_the_theory(sample: Report) -> None:
     # Three seeds: 460, 470 and 480 ms at a round trip of 100 ms.
-    assert rows(sample)["Recover"][0] == ("4.7 round trips", "470 ms; 460\N{EN DASH}480 ms; theory 4.5")
+    assert rows(sample)["Recover"][0] == ("4.7 RTT", "470 ms; 460\N{EN DASH}480 ms; theory 4.5")
     assert rows(sample)["Packets lost after Bob was back"][0] == (
         "40",
         "180 with those lost while he was down",
@@ -158,7 +158,7 @@ def test_a_run_that_failed_is_not_in_the_median_and_is_named(sample: Report) -> 
     qcd = variant("qcd")
     bad = report(runs=(measured(qcd), measured(qcd, seed=2, failure="Alice never came to a verdict")))
     assert not bad.ok
-    assert rows(bad)["Recover"][0][0] == "4.6 round trips"
+    assert rows(bad)["Recover"][0][0] == "4.6 RTT"
     assert rows(bad)["Runs that recovered by this method"][0] == ("1 of 2", "Alice never came to a verdict")
     assert "seed 2: Alice never came to a verdict" in render_html(bad)
     none = report(runs=(measured(qcd, failure="no tunnel"),))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from typing import Any
 
 from deadpeer.lab.attacks.model import AttackResult
@@ -146,16 +149,40 @@ async def _attack(task: AttackTask, collected: Collected, tracker: Tracker) -> N
 
 
 async def _costs(task: CostsTask, collected: Collected, tracker: Tracker) -> None:
-    def work() -> Costs:
-        return measure(lambda _: None, recoveries=task.recoveries)
-
     try:
-        collected.costs = await asyncio.to_thread(work)
+        collected.costs = await _measured_apart(task.recoveries)
     except LabError as error:
         collected.missing.append(f"{task.title}: {error}")
         tracker.done(task.title, str(error), ok=False)
         return
     tracker.done(task.title, f"measured from {task.recoveries} recoveries each", ok=True)
+
+
+async def _measured_apart(recoveries: int) -> Costs:
+    """In a process of its own: nothing of ours is in its memory, and an interruption ends it at once."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_send_costs, args=(there, recoveries), daemon=True)
+    process.start()
+    there.close()
+    try:
+        answer = await asyncio.to_thread(here.recv)
+    except EOFError as error:
+        raise LabError("the process that measures costs has died") from error
+    finally:
+        process.kill()
+        process.join()
+    if isinstance(answer, Costs):
+        return answer
+    raise LabError(str(answer))
+
+
+def _send_costs(there: Connection, recoveries: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        there.send(measure(lambda _: None, recoveries=recoveries))
+    except LabError as error:
+        there.send(str(error))
 
 
 async def _reference(task: ReferenceTask, collected: Collected, tracker: Tracker) -> None:

@@ -116,9 +116,9 @@ def _design(report: Report) -> tuple[Row, ...]:
 
 def _times(report: Report) -> tuple[Row, ...]:
     count = max((len(report.of(v, resume=False)) for v in report.variants), default=0)
-    how = f"median of {count} runs, least to greatest; round trip {report.rtt_ms:g} ms"
+    how = f"median of {count} runs, least to greatest; round trip time (RTT) {report.rtt_ms:g} ms"
     if count == 1:
-        how = f"one run; round trip {report.rtt_ms:g} ms"
+        how = f"one run; round trip time (RTT) {report.rtt_ms:g} ms"
     reference = report.reference
     earlier = f"measured {reference.measured}" + ("" if reference.here else ", earlier")
     return (
@@ -172,7 +172,7 @@ def _time(
         f"theory {v.theory[which]:g}" if which is not None and v.theory is not None else "",
         f"gives up after {LIVENESS_S:g} s here, 60 s by default" if v.method == "liveness" else "",
     ]
-    return Cell(f"{trips} round trips" if trips else duration(value.median), "; ".join(filter(None, notes)))
+    return Cell(f"{trips} RTT" if trips else duration(value.median), "; ".join(filter(None, notes)))
 
 
 def _failures(runs: Sequence[Measured]) -> str:
@@ -326,7 +326,9 @@ def _cost(costs: Costs, role: Role, end: End) -> tuple[float, float, float]:
 # --- safety ------------------------------------------------------------------------------------------
 
 _MIDDLE = {
-    "qcd": Cell("stops packets, forges no verdict", "the token never crosses the link in the clear before"),
+    "qcd": Cell(
+        "stops packets, forges no verdict", "no token crosses the link in the clear while its SA lives"
+    ),
     "sir": Cell("a bounded number of new SAs", "the old one goes only when Bob authenticated a new one"),
     "reconnect": Cell(
         "a bounded number of new SAs", "the old one goes only when Bob authenticated a new one"

@@ -13,7 +13,6 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from deadpeer.lab.report.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from deadpeer.lab.report.model import Report, Spread, spread
-from deadpeer.lab.report.notation import duration
 from deadpeer.lab.report.variants import Variant
 
 STYLES: dict[str, tuple[str, str, str]] = {
@@ -106,7 +105,7 @@ def _dress(axes: Axes, report: Report) -> None:
     axes.set_ylim(top=600_000)
     axes.set_xlim(-6, max([*report.rtts_ms, 1.0]) * 1.02 + 4)
     axes.set_xticks(list(report.rtts_ms))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: duration(ms)))
+    axes.yaxis.set_major_formatter(FuncFormatter(_tick))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("round trip time of the link, ms")
     axes.set_ylabel("from Bob's return until traffic flows again")
@@ -116,6 +115,10 @@ def _dress(axes: Axes, report: Report) -> None:
     axes.spines[["left", "bottom"]].set_color(GREY)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False, fontsize=10.5)
+
+
+def _tick(ms: float, _: object) -> str:
+    return f"{ms / 1000:g} s" if ms >= 1000 else f"{ms:g} ms"
 
 
 def _bare(text: str) -> str:

@@ -1,5 +1,7 @@
 """The token taker: what it keeps, and how it judges the news of strangers."""
 
+from dataclasses import replace
+
 import pytest
 from tests.crash.fakes import ALICE, BOB, MALLORY, FakeSa, Gateway, at, connection
 
@@ -129,6 +131,25 @@ def test_tokens_with_invalid_spi_condemn_the_sa_of_the_outbound_child() -> None:
         sa.request_in_flight = False
         alice.news(at(1), no_such_child(TOKEN, spi_i=header_spi), BOB)
         assert [number for number, _ in alice.core.condemned] == [1]
+
+
+# Alice                                     Bob, who died while he rekeyed the child
+#                                    <--    N(INVALID_SPI) of the child before, N(QCD_TOKEN), header SPIs
+def test_tokens_for_a_child_that_is_gone_condemn_the_sa_that_the_header_names() -> None:
+    def news(*tokens: bytes) -> Message:
+        return replace(no_such_child(*tokens, spi=b"\x33" * 4), spi_i=b"i" * 8, spi_r=b"r" * 8)
+
+    for tokens, source, condemned in (
+        ((TOKEN,), BOB, [1]),
+        ((b"x" * 16, TOKEN), BOB, [1]),
+        ((TOKEN,), MALLORY, []),
+        ((b"x" * 16,), BOB, []),
+        ((), BOB, []),
+    ):
+        alice, _ = gateway()
+        alice.news(at(1), news(*tokens), source)
+        assert [number for number, _ in alice.core.condemned] == condemned
+        assert alice.core.probes == []
 
 
 def test_the_evidence_of_a_verdict_has_the_hints_before_it() -> None:

@@ -107,11 +107,19 @@ class TokenTaker(Extension):
             self._hint(now, sa, news, "invalid-ike-spi", "")
 
     def _invalid_spi(self, now: Now, news: UnprotectedNews) -> None:
-        """Somebody does not know an ESP SPI (RFC 7296 section 1.5); with tokens: RFC 6290 section 8.2."""
+        """Somebody does not know an ESP SPI (RFC 7296 section 1.5); with tokens: RFC 6290 section 8.2.
+
+        The SPI may be that of a child that we have deleted while the map of the peer, who died just then, has
+        it still. A token is then judged for the SA that the header names, if the header names one.
+        """
         spi = _invalid_spi_of(news.message)
         sa = None if spi is None else self.core.find_by_outbound(spi, news.datagram.remote)
         if spi is None or sa is None or not sa.established:
-            self.core.count("news.no_sa")
+            named = news.sa
+            if named is None or not named.established or named.remote.host != news.datagram.remote.host:
+                self.core.count("news.no_sa")
+            elif not self._judge_tokens(now, named, news):
+                self.core.count("news.no_child")
         elif not self._judge_tokens(now, sa, news):
             self._hint(now, sa, news, "invalid-spi", f"{spi:08x}")
 

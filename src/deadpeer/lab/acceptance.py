@@ -73,7 +73,7 @@ class Sizes:
 
 
 FULL = Sizes(20, 40, 5, 5, 5, 5, 100, 1_000_000, 10_000, 40, 30.0)
-QUICK = Sizes(3, 3, 1, 1, 1, 1, 6, 20_000, 4000, 5, 3.0)
+QUICK = Sizes(3, 2, 1, 1, 1, 1, 5, 20_000, 4000, 15, 2.5)
 
 JUDGED: dict[str, tuple[str, Bounds, LabOptions]] = {
     "qcd": ("QCD", Bounds(1.8, 4.8), LabOptions("qcd")),

@@ -94,7 +94,7 @@ class Nack(ManInTheMiddle):
         self._drops = tuple(drop)
         self._seconds = seconds
         self._esp_spi: bytes | None = None
-        self._provoked_ns = 0
+        self._provoke_ns = 0
 
     def _watch(self, passing: Passing) -> None:
         seen = look(passing.payload, passing.lane)
@@ -117,10 +117,9 @@ class Nack(ManInTheMiddle):
 
     def _provoke(self, passing: Passing) -> Sequence[Delivery]:
         """An INVALID_SPI about the child that Alice sends with, so that she suspects something."""
-        waited = passing.arrived_ns - self._provoked_ns
-        if self._esp_spi is None or waited < PROVOKE_EVERY_MS * NS_PER_MS:
+        if self._esp_spi is None or passing.arrived_ns < self._provoke_ns:
             return ()
-        self._provoked_ns = passing.arrived_ns
+        self._provoke_ns = passing.arrived_ns + round(PROVOKE_EVERY_MS * NS_PER_MS)
         octets = ike_datagram(invalid_spi(self._esp_spi), Lane.NAT_T)
         return (self._forge(passing.arrived_ns, Way.TO_ALICE, Lane.NAT_T, octets, "INVALID_SPI"),)
 

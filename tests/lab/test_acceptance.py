@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from deadpeer.lab import acceptance
-from deadpeer.lab.acceptance import JUDGED, Row, Windows, about_this_run, markdown, table
+from deadpeer.lab.acceptance import (
+    FULL,
+    JUDGED,
+    QUICK,
+    Row,
+    Windows,
+    about_this_run,
+    assaults,
+    markdown,
+    table,
+)
+from deadpeer.lab.attacks.catalogue import ATTACKS
 from deadpeer.lab.attacks.model import Attack, AttackResult, Check, Cost
 from deadpeer.lab.costs import Operations, RecoveryCost, SideCost, Wire
 from deadpeer.lab.flood import ends
@@ -277,6 +288,16 @@ def test_the_table_tells_failed_from_skipped() -> None:
     assert "skipped" in text
 
 
+def test_each_attack_meets_its_methods() -> None:
+    full, quick = assaults(ATTACKS, FULL), assaults(ATTACKS, QUICK)
+    assert [attack for attack, _, _ in quick] == list(ATTACKS)
+    assert {(attack.name, method) for attack, method, _ in full} == {
+        (attack.name, method) for attack in ATTACKS for method in attack.methods
+    }
+    assert len(full) == sum(len(attack.methods) for attack in ATTACKS)
+    assert [seconds for _, _, seconds in full[: len(ATTACKS)]] == [30.0] * len(ATTACKS)
+
+
 def test_the_table_can_be_written_as_markdown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,7 +316,7 @@ def test_the_table_can_be_written_as_markdown(
 
 
 def test_the_markdown_says_failed() -> None:
-    about = about_this_run(acceptance.FULL, 1, "2026-11-23 14:00 UTC", 1800, 0.5)
+    about = about_this_run(FULL, 1, "2026-11-23 14:00 UTC", 1800, 0.5)
     text = markdown([Row("a", "w", "m", False)], about)
     assert text.startswith("2026-11-23 14:00 UTC, 30 minutes, ")
     assert text.endswith("| a | w | m | **FAILED** |\n")

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deadpeer.lab.attacks.catalogue import ATTACKS
-from deadpeer.lab.attacks.model import Attack, AttackResult
+from deadpeer.lab.attacks.model import Attack
 from deadpeer.lab.attacks.run import run_attack
 from deadpeer.lab.costs import AUTHENTICATIONS, openssl
 from deadpeer.lab.costs.recoveries import measure_recoveries
@@ -31,6 +31,7 @@ from deadpeer.lab.judgement import (
     RSA_RATIO,
     WINDOW_RTTS,
     Bounds,
+    Judgement,
     Window,
     judge_attack,
     judge_costs,
@@ -43,7 +44,7 @@ from deadpeer.lab.judgement import (
 )
 from deadpeer.lab.kills import KillOutcome, plan, run_kills
 from deadpeer.lab.netns import require_root
-from deadpeer.lab.options import LabError, LabOptions
+from deadpeer.lab.options import LabError, LabOptions, Method
 from deadpeer.lab.recording import Observer, SideEvent, Silent
 from deadpeer.lab.result import RunResult
 from deadpeer.lab.runs import run_once
@@ -70,10 +71,12 @@ class Sizes:
     garbage_per_s: int
     recoveries: int
     attack_s: float
+    other_methods_s: float
+    """Attacks with the other methods that they are about; 0: only with the first."""
 
 
-FULL = Sizes(20, 40, 5, 5, 5, 5, 100, 1_000_000, 10_000, 40, 30.0)
-QUICK = Sizes(3, 2, 1, 1, 1, 1, 5, 20_000, 4000, 15, 2.5)
+FULL = Sizes(20, 40, 5, 5, 5, 5, 100, 1_000_000, 10_000, 40, 30.0, 5.0)
+QUICK = Sizes(3, 2, 1, 1, 1, 1, 5, 20_000, 4000, 15, 2.5, 0.0)
 
 JUDGED: dict[str, tuple[str, Bounds, LabOptions]] = {
     "qcd": ("QCD", Bounds(1.8, 4.8), LabOptions("qcd")),
@@ -249,17 +252,26 @@ async def _costs(sizes: Sizes, say: Say) -> list[Row]:
 
 async def _attacks(sizes: Sizes, seed: int, say: Say) -> list[Row]:
     rows = []
-    for attack in ATTACKS:
-        measured, holds = await _attack(attack, sizes, seed)
-        rows.append(Row(f"attack: {attack.name}", attack.promise, measured, holds))
-        say(f"{attack.name}: {measured}")
+    for attack, method, seconds in assaults(ATTACKS, sizes):
+        measured, holds = await _attack(attack, LabOptions(method, seed=seed), seconds)
+        name = f"attack: {attack.name}, {method}, {seconds:g} s"
+        rows.append(Row(name, attack.promise, measured, holds))
+        say(f"{attack.name}, {method}: {measured}")
     return rows
 
 
-async def _attack(attack: Attack, sizes: Sizes, seed: int) -> tuple[str, bool]:
-    options = LabOptions(attack.methods[0], seed=seed)
+def assaults(attacks: Sequence[Attack], sizes: Sizes) -> list[tuple[Attack, Method, float]]:
+    """Each attack with its methods, and for how many seconds: all with their first one, then the others."""
+    first = [(attack, attack.methods[0], sizes.attack_s) for attack in attacks]
+    if not sizes.other_methods_s:
+        return first
+    others = [(attack, method, sizes.other_methods_s) for attack in attacks for method in attack.methods[1:]]
+    return first + others
+
+
+async def _attack(attack: Attack, options: LabOptions, seconds: float) -> Judgement:
     try:
-        result: AttackResult = await run_attack(attack, options, Silent(), seconds=sizes.attack_s)
+        result = await run_attack(attack, options, Silent(), seconds=seconds)
     except LabError as error:
         return str(error), False
     return judge_attack(result)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
-from deadpeer.cluster.spi import SpiCodec, lives_since
+from deadpeer.cluster.records import View
+from deadpeer.cluster.spi import EPOCH_BITS, EspCodec, SpiCodec, SpiReader, lives_since
 
 
 class Standing(Enum):
@@ -87,3 +88,60 @@ class Single:
     def of_esp(self, spi: int) -> Standing:
         """Nothing can be read from 32 random bits."""
         return Standing.UNKNOWN
+
+
+class Cluster:
+    """One member of several. `view` is replaced with each piece of news; it may be old, never wrong."""
+
+    alone = False
+
+    def __init__(self, spis: SpiReader, esp: EspCodec, epoch: int, member: int, view: View) -> None:
+        self.spis = spis
+        self.view = view
+        self._esp = esp
+        self._epoch = epoch
+        self._member = member
+
+    def of_ike(self, spi: bytes) -> Standing:
+        origin = self.spis.decode(spi)
+        if origin is None:
+            return Standing.UNKNOWN
+        if origin.member == self._member:
+            lives = lives_since(self._epoch, origin.epoch)
+            if lives is None:
+                return Standing.UNKNOWN
+            return Standing.PAST if lives else Standing.PRESENT
+        record = self.view.members.get(origin.member)
+        if record is None:
+            return Standing.UNKNOWN
+        # Half of all 20-bit epochs lie behind the registered one, the others before it: an epoch above it
+        # is one that we have not heard of yet.
+        behind = (record.registered - origin.epoch) % (1 << EPOCH_BITS)
+        epoch = record.registered - behind
+        ended = behind < 1 << (EPOCH_BITS - 1) and 0 < epoch <= record.ended
+        return Standing.ENDED if ended else Standing.LIVING
+
+    def of_esp(self, spi: int) -> Standing:
+        """Another member's SPI counts as living for as long as that member has a life that has not ended."""
+        number = self._esp.member(spi)
+        if number == self._member:
+            return Standing.PRESENT
+        record = self.view.members.get(number)
+        if record is None:
+            return Standing.UNKNOWN
+        return Standing.ENDED if record.ended >= record.registered else Standing.LIVING
+
+    def owner(self, spi: bytes) -> int | None:
+        """The other member that lives and has made this IKE SPI in its present life."""
+        origin = self.spis.decode(spi)
+        return None if origin is None else self._living(origin.member, origin.epoch)
+
+    def esp_owner(self, spi: int) -> int | None:
+        """The other member that lives and makes such ESP SPIs."""
+        return self._living(self._esp.member(spi), None)
+
+    def _living(self, member: int, epoch: int | None) -> int | None:
+        lease = self.view.leases.get(member)
+        if member == self._member or lease is None:
+            return None
+        return member if epoch in (None, lease.epoch % (1 << EPOCH_BITS)) else None

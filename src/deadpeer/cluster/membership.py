@@ -1,0 +1,538 @@
+"""A member of a cluster: its life, its lease, what it knows of the others. Sans-IO.
+
+Three things go in by `handle(now_ns, unix_s, item)`: replies of the store, news of its watch, and timeouts.
+Then `poll()` until it returns None, then `deadline()`. It works level-triggered: whatever happens, it reads
+all records anew and does the one next thing that `next_step` says is owed, by a transaction that does
+nothing if anything changed meanwhile.
+
+Why no token for a living SA can come of it:
+
+1. That a life is over is a fact written once, by a transaction whose condition is that the member's lease
+   is gone, or by the member itself when it registers its next life. A copy of that fact may be late, never
+   wrong.
+2. A member whose lease ran out goes on with a life only by a transaction whose condition is that nobody
+   has written it off; the two exclude each other.
+3. A member serves only while its fence is open, and that closes before the lease can run out.
+4. A store that was restored from a backup has lost leases that had not run out. Whoever reads it for the
+   first time, or finds that it is another one, writes nobody off for as long as such a lease could last.
+
+`now_ns` is of a clock that runs while the machine is suspended.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+
+from deadpeer.cluster.fence import Fence, Margin
+from deadpeer.cluster.records import (
+    Keys,
+    LeaseRecord,
+    MemberRecord,
+    RecordError,
+    View,
+    read_view,
+    write_lease,
+    write_member,
+    write_secrets,
+)
+from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer, SecretsError, first_secrets
+from deadpeer.cluster.store import (
+    Asked,
+    Changed,
+    Failed,
+    Grant,
+    GrantReply,
+    Input,
+    KeepAlive,
+    KeepAliveReply,
+    Put,
+    Range,
+    RangeReply,
+    Replied,
+    Reply,
+    Request,
+    Revoke,
+    Txn,
+    TxnReply,
+    Watch,
+    WatchLost,
+)
+from deadpeer.crypto import Entropy
+from deadpeer.values import NS_PER_S
+
+PATIENCE_S = 2.0
+"""A request that is not answered so long counts as failed."""
+RETRY_S = 0.5
+"""After a failure, seconds until the next try."""
+DOUBT_TTLS = 1.2
+"""Times of a lease: how long nobody is written off in a store that we read for the first time."""
+REREAD_S = 30.0
+"""Everything is read anew at least so often, whatever the watch says."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberConfig:
+    """Who this member is. `machine`: anything that no other machine has. `ttl_s`: of the lease, seconds."""
+
+    cluster: str
+    number: int
+    machine: str
+    forward: str = ""
+    ttl_s: int = 5
+    margin: Margin = field(default_factory=Margin)
+
+
+# --- what comes out beside requests ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PersistEpoch:
+    """Write this epoch to disk, then call `persisted`: not before does this member serve."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class LifeBegins:
+    """The member may build what serves, in this epoch and with these secrets."""
+
+    epoch: int
+    secrets: ClusterSecrets
+
+
+@dataclass(frozen=True, slots=True)
+class LifeOver:
+    """Another member wrote this life off, or another machine has our number: all SAs are lost."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecretsChanged:
+    """Use these from now on."""
+
+    secrets: ClusterSecrets
+
+
+@dataclass(frozen=True, slots=True)
+class ViewChanged:
+    """What is known of the other members changed."""
+
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that a person should know of."""
+
+    kind: str
+    why: str
+
+
+Output = Asked | PersistEpoch | LifeBegins | LifeOver | SecretsChanged | ViewChanged | Trouble
+
+
+# --- the one next thing ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """What a member knows of itself. `epoch` 0: no life yet. `lease` 0: none."""
+
+    config: MemberConfig
+    disk_epoch: int
+    epoch: int = 0
+    lease: int = 0
+    secrets: ClusterSecrets | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`kind` names it. `request` None: nothing can be done but wait."""
+
+    kind: str
+    request: Request | None = None
+    epoch: int = 0
+    secrets: ClusterSecrets | None = field(default=None, repr=False)
+
+
+def next_step(
+    view: View, me: Self, sealer: Sealer, entropy: Entropy, unix_s: float, *, may_write_off: bool
+) -> Step | None:
+    """What this member owes the store as it stands in `view`; None: nothing."""
+    keys, number = Keys(me.config.cluster), me.config.number
+    mine, lease = view.members.get(number), view.leases.get(number)
+    if me.epoch and mine is not None and mine.ended >= me.epoch:
+        return Step("life over")
+    if me.epoch and mine is not None and mine.registered > me.epoch:
+        return Step("life over")
+    if lease is not None and lease.machine != me.config.machine:
+        return Step("number taken")
+    if not me.lease:
+        return Step("grant", Grant(me.config.ttl_s))
+    knows = me.secrets.version if me.secrets is not None else 0
+    own = LeaseRecord(me.epoch, me.config.machine, me.config.forward, knows)
+    lease_is = (keys.lease(number), 0 if lease is None else lease.revision)
+    if not me.epoch:
+        registered, ended = (mine.registered, mine.ended) if mine is not None else (0, 0)
+        epoch = max(me.disk_epoch, registered) + 1
+        # Our earlier lives are over: this process is the only one that may use our state directory.
+        record = MemberRecord(epoch, max(ended, epoch - 1))
+        puts = (
+            Put(keys.member(number), write_member(record)),
+            Put(keys.lease(number), write_lease(replace(own, epoch=epoch)), me.lease),
+        )
+        member_is = (keys.member(number), 0 if mine is None else mine.revision)
+        return Step("register", Txn((member_is, lease_is), puts), epoch)
+    forgotten = mine is None or mine.registered < me.epoch  # the store was restored from a backup
+    if forgotten or lease is None or (lease.lease, lease.epoch) != (me.lease, me.epoch):
+        # Not written off: this life goes on.
+        record = MemberRecord(me.epoch, me.epoch - 1)
+        member_is = (keys.member(number), 0 if mine is None else mine.revision)
+        puts = (
+            Put(keys.member(number), write_member(record)),
+            Put(keys.lease(number), write_lease(own), me.lease),
+        )
+        return Step("go on", Txn((member_is, lease_is), puts))
+    owed = _secrets_step(view, me, sealer, entropy, unix_s, own, lease)
+    return owed or (_write_off_step(view, keys, number) if may_write_off else None)
+
+
+def _secrets_step(
+    view: View,
+    me: Self,
+    sealer: Sealer,
+    entropy: Entropy,
+    unix_s: float,
+    own: LeaseRecord,
+    lease: LeaseRecord,
+) -> Step | None:
+    keys = Keys(me.config.cluster)
+    if view.secrets is None:
+        # The first member of all makes them; one that has them puts them back after a loss of the store.
+        secrets = me.secrets or first_secrets(entropy, unix_s)
+        sealed = write_secrets(sealer.seal(secrets, entropy))
+        return Step("found secrets", Txn(((keys.secrets, 0),), (Put(keys.secrets, sealed),)))
+    if me.secrets is None or view.secrets.version != me.secrets.version:
+        return Step("load secrets", secrets=sealer.open(view.secrets))
+    if lease.knows != me.secrets.version:
+        put = Put(keys.lease(me.config.number), write_lease(own), me.lease)
+        return Step("acknowledge secrets", Txn(((put.key, lease.revision),), (put,)))
+    behind = any(other.knows < me.secrets.version for other in view.leases.values())
+    if me.secrets.announced and not behind and me.config.number == min(view.leases):
+        sealed = write_secrets(sealer.seal(me.secrets.activate(), entropy))
+        return Step("activate", Txn(((keys.secrets, view.secrets.revision),), (Put(keys.secrets, sealed),)))
+    return None
+
+
+def _write_off_step(view: View, keys: Keys, me: int) -> Step | None:
+    for number, record in sorted(view.members.items()):
+        if number != me and number not in view.leases and record.ended < record.registered:
+            over = replace(record, ended=record.registered)
+            conditions = ((keys.lease(number), 0), (keys.member(number), record.revision))
+            return Step("write off", Txn(conditions, (Put(keys.member(number), write_member(over)),)))
+    return None
+
+
+# --- the member --------------------------------------------------------------------------------------
+
+
+class Membership:
+    """One member. `disk_epoch`: the newest epoch that its state directory knows (0: none)."""
+
+    def __init__(self, config: MemberConfig, disk_epoch: int, sealer: Sealer, entropy: Entropy) -> None:
+        self.fence = Fence(config.margin)
+        self.view = View()
+        self.counters: Counter[str] = Counter()
+        self._me = Self(config, disk_epoch)
+        self._keys = Keys(config.cluster)
+        self._sealer = sealer
+        self._entropy = entropy
+        self._outputs: deque[Output] = deque()
+        self._asked: dict[int, _Pending] = {}
+        self._number = 0
+        self._begun = False
+        self._persisted = False
+        self._granted: tuple[int, float] | None = None
+        """When the last time of our lease began by our clock, and how long it is."""
+        self._read_due_ns = 0
+        self._keep_due_ns: int | None = None
+        self._watching = False
+        self._watch_revision = 0
+        self._rotate: set[KeyKind] = set()
+        self._leaving = False
+        self._told: tuple[str, str] = ("", "")
+        self._store: str | None = None
+        self._doubt_until_ns = 0
+        """Before then a lease that is not there may be one that a restored store has forgotten."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of this life; 0: it has not begun."""
+        return self._me.epoch
+
+    @property
+    def secrets(self) -> ClusterSecrets | None:
+        """The secrets in use."""
+        return self._me.secrets
+
+    def handle(self, now_ns: int, unix_s: float, item: Input | None) -> None:
+        """Take in a reply, news of the watch, or (None) that the deadline came."""
+        match item:
+            case Replied(number=number, reply=reply):
+                pending = self._asked.pop(number, None)
+                if pending is None:
+                    self.counters["late replies"] += 1
+                else:
+                    self._replied(now_ns, unix_s, pending, reply)
+            case Changed():
+                self._read_due_ns = now_ns
+            case WatchLost(why=why):
+                self.counters["watches lost"] += 1
+                self._watching = False
+                self._read_due_ns = min(self._read_due_ns, now_ns + int(RETRY_S * NS_PER_S))
+                self._tell("watch_lost", why)
+            case None:
+                pass
+        self._run(now_ns, unix_s)
+
+    def persisted(self, now_ns: int, unix_s: float) -> None:
+        """The epoch of `PersistEpoch` is on disk."""
+        self._persisted = True
+        self._run(now_ns, unix_s)
+
+    def rotate(self, now_ns: int, unix_s: float, kind: KeyKind) -> None:
+        """Have a new key of this kind made, announced to all members, and then used by all."""
+        self._rotate.add(kind)
+        self._read_due_ns = now_ns
+        self._run(now_ns, unix_s)
+
+    def leave(self, now_ns: int, unix_s: float) -> None:
+        """Give the lease back: this member serves no more. Others write its life off at once."""
+        self._leaving = True
+        self.fence.close()
+        if self._me.lease:
+            self._ask(now_ns, Revoke(self._me.lease))
+            self._me = replace(self._me, lease=0)
+
+    def poll(self) -> Output | None:
+        """The next output, None when all are drained."""
+        return self._outputs.popleft() if self._outputs else None
+
+    def deadline(self) -> int | None:
+        """When `handle(now_ns, unix_s, None)` has something to do, ns."""
+        if self._leaving:
+            return None
+        due = [pending.until_ns for pending in self._asked.values()]
+        if self._keep_due_ns is not None and not self._is_asked(KeepAlive):
+            due.append(self._keep_due_ns)
+        if not self._busy():
+            due.append(self._read_due_ns)
+        return min(due, default=None)
+
+    # --- replies ---------------------------------------------------------------------------------
+
+    def _replied(self, now_ns: int, unix_s: float, pending: _Pending, reply: Reply) -> None:
+        if isinstance(reply, Failed):
+            self._failed(now_ns, pending, reply.why)
+            return
+        match pending.request, reply:
+            case Range(), RangeReply():
+                self._read(now_ns, unix_s, reply)
+            case Grant(), GrantReply():
+                self._me = replace(self._me, lease=reply.lease)
+                self._granted = (pending.asked_ns, reply.ttl_s)
+                self._keep_due_ns = pending.asked_ns + int(reply.ttl_s / 3 * NS_PER_S)
+                self._read_due_ns = now_ns
+            case KeepAlive(), KeepAliveReply():
+                self._kept(now_ns, pending, reply.ttl_s)
+            case Txn(), TxnReply():
+                self._written(now_ns, pending, reply.succeeded)
+            case _:
+                pass
+
+    def _failed(self, now_ns: int, pending: _Pending, why: str) -> None:
+        self.counters[f"failed: {type(pending.request).__name__.lower()}"] += 1
+        self._tell("store_unreachable", why)
+        retry_ns = now_ns + int(RETRY_S * NS_PER_S)
+        match pending.request:
+            case KeepAlive():
+                self._keep_due_ns = retry_ns
+            case Watch():
+                self._watching = False
+                self._read_due_ns = retry_ns
+            case _:
+                self._read_due_ns = retry_ns
+                if self._keep_due_ns is not None:
+                    self._keep_due_ns = min(self._keep_due_ns, retry_ns)  # the lease may be gone
+
+    def _kept(self, now_ns: int, pending: _Pending, ttl_s: float) -> None:
+        if ttl_s > 0:
+            self._granted = (pending.asked_ns, ttl_s)
+            self._keep_due_ns = pending.asked_ns + int(ttl_s / 3 * NS_PER_S)
+            self._tell("", "")
+            return
+        self.counters["leases lost"] += 1
+        self._me = replace(self._me, lease=0)
+        self._granted, self._keep_due_ns = None, None
+        self.fence.close()
+        self._read_due_ns = now_ns
+
+    def _written(self, now_ns: int, pending: _Pending, succeeded: bool) -> None:
+        self._read_due_ns = now_ns
+        step = pending.step
+        if step is None:
+            return
+        self.counters[f"{step.kind}: {'done' if succeeded else 'outrun'}"] += 1
+        if succeeded and step.kind == "register":
+            self._me = replace(self._me, epoch=step.epoch, disk_epoch=step.epoch)
+            self._outputs.append(PersistEpoch(step.epoch))
+
+    def _read(self, now_ns: int, unix_s: float, reply: RangeReply) -> None:
+        try:
+            view = read_view(self._keys, reply.revision, reply.items)
+        except RecordError as error:
+            self.counters["unreadable records"] += 1
+            self._tell("cluster_record_unreadable", str(error))
+            self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)
+            return
+        if reply.store != self._store or view.revision < self.view.revision:
+            self._doubt_until_ns = now_ns + int(DOUBT_TTLS * self._me.config.ttl_s * NS_PER_S)
+            if self._store is not None:
+                # Restored from a backup: what was written after it is no fact any more.
+                self.counters["store restored"] += 1
+                self._tell("store_restored", f"from revision {self.view.revision} to {view.revision}")
+            self._store = reply.store
+        changed = replace(view, revision=0) != replace(self.view, revision=0)
+        self.view = view
+        self._read_due_ns = now_ns + int(REREAD_S * NS_PER_S)
+        if now_ns < self._doubt_until_ns:
+            self._read_due_ns = min(self._read_due_ns, self._doubt_until_ns)
+        if changed:
+            self._outputs.append(ViewChanged(view))
+        if not self._watching:
+            self._watching = True
+            self._ask(now_ns, Watch(self._keys.prefix, view.revision))
+        self._owe(now_ns, unix_s)
+
+    # --- what is owed ----------------------------------------------------------------------------
+
+    def _owe(self, now_ns: int, unix_s: float) -> None:
+        try:
+            step = next_step(
+                self.view,
+                self._me,
+                self._sealer,
+                self._entropy,
+                unix_s,
+                may_write_off=now_ns >= self._doubt_until_ns,
+            )
+            step = step or self._rotation(unix_s)
+        except SecretsError as error:
+            self._tell("cluster_key_wrong", str(error))
+            self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)
+            self.fence.close()
+            return
+        if step is None:
+            self._tell("", "")
+            return
+        match step.kind:
+            case "life over":
+                self._over("another member has written this life off")
+            case "number taken":
+                self.fence.close()
+                self._tell("member_number_taken", f"another machine is member {self._me.config.number}")
+                self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)
+            case "load secrets":
+                assert step.secrets is not None
+                first = self._me.secrets is None
+                self._me = replace(self._me, secrets=step.secrets)
+                if not first:
+                    self._outputs.append(SecretsChanged(step.secrets))
+                self._owe(now_ns, unix_s)
+            case _:
+                assert step.request is not None
+                self._ask(now_ns, step.request, step)
+
+    def _rotation(self, unix_s: float) -> Step | None:
+        secrets, stored = self._me.secrets, self.view.secrets
+        if not self._rotate or secrets is None or stored is None:
+            return None
+        wanted = secrets
+        for kind in self._rotate:
+            wanted = wanted.announce(kind, self._entropy.octets(32), unix_s)
+        self._rotate.clear()
+        if wanted is secrets:
+            return None
+        sealed = write_secrets(self._sealer.seal(replace(wanted, version=secrets.version + 1), self._entropy))
+        put = Put(self._keys.secrets, sealed)
+        return Step("announce", Txn(((put.key, stored.revision),), (put,)))
+
+    def _over(self, why: str) -> None:
+        self.counters["lives over"] += 1
+        self.fence.close()
+        self._me = replace(self._me, epoch=0, secrets=None)
+        self._begun = self._persisted = False
+        self._outputs.append(LifeOver(why))
+        self._read_due_ns = 0
+
+    def _run(self, now_ns: int, unix_s: float) -> None:
+        if self._leaving:
+            return
+        for number, pending in list(self._asked.items()):
+            if now_ns >= pending.until_ns:
+                del self._asked[number]
+                self._failed(now_ns, pending, "no answer")
+        if self._keep_due_ns is not None and now_ns >= self._keep_due_ns and not self._is_asked(KeepAlive):
+            self._ask(now_ns, KeepAlive(self._me.lease))
+        if now_ns >= self._read_due_ns and not self._busy():
+            self._ask(now_ns, Range(self._keys.prefix))
+        self._serve()
+
+    def _serve(self) -> None:
+        """Open the fence as far as the lease goes, if there is nothing else that this member must know."""
+        me, lease = self._me, self.view.leases.get(self._me.config.number)
+        ready = (
+            self._persisted
+            and me.secrets is not None
+            and self.view.secrets is not None
+            and self.view.secrets.version == me.secrets.version
+            and self._granted is not None
+            and lease is not None
+            and (lease.lease, lease.epoch, lease.knows) == (me.lease, me.epoch, me.secrets.version)
+        )
+        if not ready or self._granted is None or me.secrets is None:
+            return
+        self.fence.renewed(*self._granted)
+        if not self._begun:
+            self._begun = True
+            self._outputs.append(LifeBegins(me.epoch, me.secrets))
+
+    def _ask(self, now_ns: int, request: Request, step: Step | None = None) -> None:
+        self._number += 1
+        if not isinstance(request, Watch):
+            until_ns = now_ns + int(PATIENCE_S * NS_PER_S)
+            self._asked[self._number] = _Pending(request, now_ns, until_ns, step)
+        self._outputs.append(Asked(self._number, request))
+
+    def _busy(self) -> bool:
+        return any(not isinstance(pending.request, KeepAlive) for pending in self._asked.values())
+
+    def _is_asked(self, kind: type[Request]) -> bool:
+        return any(isinstance(pending.request, kind) for pending in self._asked.values())
+
+    def _tell(self, kind: str, why: str) -> None:
+        """Once for each trouble, until it is over."""
+        if self._told != (kind, why):
+            self._told = (kind, why)
+            if kind:
+                self._outputs.append(Trouble(kind, why))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    request: Request
+    asked_ns: int
+    until_ns: int
+    step: Step | None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.support.pair import Pair, Sent
 
+from deadpeer.crash import boot
 from deadpeer.crash.options import Method, PolicyOptions, QcdOptions, SirOptions, SirRole
 from deadpeer.crash.sir_wire import Check, Subject, Verb, decode, encode
+from deadpeer.crash.tokens import MakerRole, make_token, token_notify
 from deadpeer.ike.io import Event
 from deadpeer.values import Address, Datagram
 from deadpeer.wire import (
@@ -115,6 +117,35 @@ def invalid_spi(pair: Pair) -> Message:
     spi = sa.child_views[-1].spi_out.to_bytes(4, "big")
     notify = Notify(NotifyType.INVALID_SPI, spi)
     return Message(bytes(8), bytes(8), ExchangeType.INFORMATIONAL, 0, True, False, (notify,))
+
+
+def denial(pair: Pair) -> Message:
+    """A forged N(INVALID_IKE_SPI), which needs the SPIs and no more."""
+    [sa] = [sa for sa in pair.alice.ike.views() if sa.established]
+    error = Notify(NotifyType.INVALID_IKE_SPI)
+    return Message(sa.spi_i, sa.spi_r, ExchangeType.INFORMATIONAL, 0, False, True, (error,))
+
+
+def with_tokens(message: Message, *tokens: bytes) -> Message:
+    """The same message, with N(QCD_TOKEN)s."""
+    return replace(message, payloads=(*message.payloads, *map(token_notify, tokens)))
+
+
+def token_of(pair: Pair, maker: str = "bob") -> bytes:
+    """The token that a side's peer holds, as only that side can make it."""
+    [sa] = [sa for sa in pair.side(maker).ike.views() if sa.established]
+    state = pair.side(maker).store.get(boot.STATE_NAME)
+    assert state is not None
+    role = MakerRole.INITIATOR if sa.initiator else MakerRole.RESPONDER
+    return make_token(boot.decode(state).current.secret, role, sa.spi_i, sa.spi_r)
+
+
+def unharmed(pair: Pair, number: int) -> None:
+    """The SA that Alice had is there, alone, and carries traffic."""
+    assert verdicts(pair) == []
+    assert "verdict" not in pair.bob.kinds()
+    assert [sa.number for sa in pair.alice.ike.views()] == [number]
+    assert pair.ping()
 
 
 def check_of(datagram: Datagram) -> Check:

@@ -12,6 +12,7 @@ from tests.crash.stories import (
     RTT_S,
     check_of,
     crash_and_recover,
+    denial,
     invalid_spi,
     methods,
     nack,
@@ -26,7 +27,7 @@ from tests.crash.stories import (
 from tests.support.pair import Pair, Sent
 
 from deadpeer.crash.options import Method
-from deadpeer.wire import NON_ESP_MARKER, ExchangeType, Message, Notify, NotifyType
+from deadpeer.wire import NON_ESP_MARKER, ExchangeType
 
 HINTS = ("invalid spi", "invalid ike spi")
 LIVENESS_ANSWERS = ("INFORMATIONAL response", "response again")
@@ -285,13 +286,6 @@ def test_cuts_in_either_direction_leave_one_tunnel(seed: int) -> None:
 
 
 # --- forged hints -----------------------------------------------------------------------------------
-
-
-def denial(pair: Pair) -> Message:
-    """A forged N(INVALID_IKE_SPI), which needs the SPIs and no more."""
-    [sa] = [sa for sa in pair.alice.ike.views() if sa.established]
-    error = Notify(NotifyType.INVALID_IKE_SPI)
-    return Message(sa.spi_i, sa.spi_r, ExchangeType.INFORMATIONAL, 0, False, True, (error,))
 
 
 def test_a_forged_hint_alone_never_begins_a_new_sa() -> None:

@@ -24,9 +24,9 @@ from tests.crash.stories import (
     suspect,
     to_alice,
     traffic,
+    unharmed,
     verdicts,
 )
-from tests.support.pair import Pair
 
 from deadpeer.crash.options import Method
 from deadpeer.crash.sir_judgement import WINDOW_FLOOR_S, window_s
@@ -200,13 +200,6 @@ def test_a_forged_denial_of_a_child_costs_one_rekey() -> None:
 
 
 # --- attackers --------------------------------------------------------------------------------------
-
-
-def unharmed(pair: Pair, number: int) -> None:
-    """The SA that Alice had is there, alone, and carries traffic."""
-    assert verdicts(pair) == []
-    assert [sa.number for sa in pair.alice.ike.views()] == [number]
-    assert pair.ping()
 
 
 def test_off_path_a_denial_without_the_cookie_is_nothing() -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from tests.interop.harness.netns import Namespace
 
+_PINGER = Path(__file__).with_name("pinger.py")
 _TCP = Path(__file__).with_name("tcp.py")
 
 
@@ -34,13 +35,10 @@ class Ping:
         interval_s: float = 0.01,
         octets: int = 56,
     ) -> None:
-        command = space.command(
-            "ping", "-s", str(octets), "-n", "-q", "-W", "0.3", "-i", str(interval_s), "-c", str(count)
-        )
+        numbers = (str(count), str(interval_s), str(octets))
+        command = space.command(sys.executable, "-I", "-S", str(_PINGER), source, destination, *numbers)
         self._bound_s = count * interval_s + 30.0
-        self._process = subprocess.Popen(
-            [*command, "-I", source, destination], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def __enter__(self) -> Ping:
         return self
@@ -52,7 +50,7 @@ class Ping:
     def finish(self) -> Count:
         """Wait for the last one. A ping that could not even start fails with its own words."""
         text, _ = self._process.communicate(timeout=self._bound_s)
-        match = re.search(r"(\d+) packets transmitted, (\d+) received", text)
+        match = re.fullmatch(r"(\d+) (\d+)\n", text)
         assert match is not None, text
         return Count(int(match[1]), int(match[2]))
 

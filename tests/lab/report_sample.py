@@ -115,7 +115,7 @@ def costs() -> Costs:
                 "responder",
                 868.0,
                 0.0,
-                120,
+                0,
                 CostWire(0, 24),
                 nothing,
                 nothing,

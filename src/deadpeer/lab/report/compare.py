@@ -125,7 +125,8 @@ def _times(report: Report) -> tuple[Row, ...]:
         _row(
             report,
             "Detect",
-            f"{how}; from Bob\N{RIGHT SINGLE QUOTATION MARK}s return until Alice holds the verdict",
+            f"{how}; from Bob\N{RIGHT SINGLE QUOTATION MARK}s return until Alice holds the verdict;"
+            " theory in RTT; who is asking already when he returns is faster",
             lambda v: _time(report, v, False, lambda m: m.result.detect_ms, 0),
         ),
         _row(
@@ -170,7 +171,9 @@ def _time(
         duration(value.median) if trips else "",
         span(duration(value.least), duration(value.greatest)) if value.count > 1 else "",
         f"theory {v.theory[which]:g}" if which is not None and v.theory is not None else "",
-        f"gives up after {LIVENESS_S:g} s here, 60 s by default" if v.method == "liveness" else "",
+        f"{LIVENESS_S:g} s after his death here, 60 s by default"
+        if v.method == "liveness" and which == 0
+        else "",
     ]
     return Cell(f"{trips} RTT" if trips else duration(value.median), "; ".join(filter(None, notes)))
 
@@ -286,7 +289,7 @@ def _storage(report: Report) -> tuple[Row, ...]:
         _row(
             report,
             "Octets on disk per SA, Alice / Bob",
-            "sizes of the records; what there is once, however many SAs, is below",
+            "sizes of the records; once: for the whole gateway, the secret of the tokens included",
             lambda v: _disk(costs, v),
             Cell("0 / 0"),
         ),
@@ -305,8 +308,14 @@ def _memory(costs: Costs, v: Variant) -> Cell:
 
 def _disk(costs: Costs, v: Variant) -> Cell:
     alice, bob = _sum(costs, v.alice, INITIATOR), _sum(costs, v.bob, RESPONDER)
-    note = f"once: {octets(alice[2])} / {octets(bob[2])}" if alice[2] or bob[2] else ""
+    once = bob[2] + (secret_octets(costs) if "token-maker" in v.bob else 0)
+    note = f"once: {octets(alice[2])} / {octets(once)}" if alice[2] or once else ""
     return Cell(f"{octets(alice[1])} / {octets(bob[1])}", note)
+
+
+def secret_octets(costs: Costs) -> float:
+    """What holds the secret that tokens are made from, once per gateway."""
+    return next((kept.octets for kept in costs.kept if "secret of the tokens" in kept.what), 0.0)
 
 
 def _sum(costs: Costs, roles: Sequence[Role], end: End) -> tuple[float, float, float]:

@@ -17,7 +17,7 @@ from deadpeer.lab.costs.model import (
     SideCost,
     Wire,
 )
-from deadpeer.lab.report.compare import EMPTY, Cell
+from deadpeer.lab.report.compare import EMPTY, Cell, secret_octets
 from deadpeer.lab.report.notation import MINUS, NONE, cpu, octets
 
 
@@ -42,8 +42,7 @@ class Small:
 
 def small(costs: Costs) -> Small:
     """The tables of the section."""
-    maker = next((kept.octets for kept in costs.kept if "secret of the tokens" in kept.what), 0.0)
-    return Small(_roles(costs), _recoveries(costs), _kept(costs), octets(maker))
+    return Small(_roles(costs), _recoveries(costs), _kept(costs), octets(secret_octets(costs)))
 
 
 def _roles(costs: Costs) -> Grid:

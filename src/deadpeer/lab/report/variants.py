@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deadpeer.lab.costs.model import Role, Way
-from deadpeer.lab.options import LabError, LabOptions, Method, Peer
+from deadpeer.lab.options import LIVENESS_S, LabError, LabOptions, Method, Peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +164,11 @@ VARIANTS: tuple[Variant, ...] = (
     ),
     Variant(
         "liveness",
-        "Liveness (RFC 7296, 2.4)",
+        f"Liveness, timer lowered to {LIVENESS_S:g} s",
+        f"liveness, {LIVENESS_S:g} s",
         "liveness",
-        "liveness",
-        "Alice repeats a question until Bob has been silent for long enough. In the lab that is three"
-        " seconds; outside it a minute or more.",
+        "Alice repeats a question until Bob has been silent for long enough, counted from his death: in the"
+        f" lab {LIVENESS_S:g} seconds, outside it a minute or more (RFC 7296, 2.4).",
         "nothing: any RFC 7296 peer",
         "requests unanswered, and a floor of time",
         "none",

@@ -200,7 +200,9 @@ class Recovery:
         lost = [c for c in sa.children.values() if c.state is not ChildState.REKEYED]
         held = [c for c in lost if c.config.dpd_action != "clear"]
         again = [c for c in lost if c.config.dpd_action == "restart"]
-        self._close(now, sa, f"condemned: {verdict.proof.kind}", held, again)
+        # If a new SA is the proof the peer may live, and still sends on the old one what is under way.
+        linger_s = self._env.config.child_linger_s
+        self._close(now, sa, f"condemned: {verdict.proof.kind}", held, again, linger_s)
 
     def ended(self, now: Now, sa: IkeSa, why: str) -> None:
         """An established IKE SA ends, not by our wish: close it, then do what `close_action` says."""
@@ -291,13 +293,19 @@ class Recovery:
         return True
 
     def _close(
-        self, now: Now, sa: IkeSa, why: str, held: Sequence[ChildSa], again: Sequence[ChildSa]
+        self,
+        now: Now,
+        sa: IkeSa,
+        why: str,
+        held: Sequence[ChildSa],
+        again: Sequence[ChildSa],
+        linger_s: float = 0.0,
     ) -> None:
         """Close an IKE SA; packets for `held` wait, and those of `again` are built anew at once."""
         lost = [] if self.stopping else [c for c in held if not self._served_elsewhere(c, sa)]
         for child in lost:
             self.hold(sa, child)
-        sa.close(now, why)
+        sa.close(now, why, linger_s=linger_s)
         self._again(now, sa.connection, [c for c in lost if c in again], Route(sa.local, sa.remote, sa.rtt_s))
 
     def _unhold(self, policy: int) -> None:

@@ -255,14 +255,17 @@ class IkeSa:
         self.env.timers.cancel(self.number, "half-open")
         self.env.lifecycle.arm_ike(now, self)
 
-    def close(self, now: Now, reason: str) -> None:
-        """Forget the SA and its children at once, without a word to the peer."""
+    def close(self, now: Now, reason: str, *, linger_s: float = 0.0) -> None:
+        """Forget the SA and its children at once, without a word to the peer.
+
+        What is under way to us is received for `linger_s` seconds more.
+        """
         if self.state is IkeState.CLOSED:
             return
         was_up = self.established_ns is not None
         replaced = self.state is IkeState.REKEYED
         for child in list(self.children.values()):
-            self.drop_child(now, child, reason)
+            self.drop_child(now, child, reason, linger_s=linger_s)
         self.state = IkeState.CLOSED
         self.env.timers.cancel_all(self.number)
         self.env.table.remove(self)

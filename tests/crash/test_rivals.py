@@ -7,7 +7,7 @@ from tests.support.invariants import check_agreement, check_one_tunnel
 from tests.support.pair import Pair, child_config
 
 from deadpeer.crash.rivals import LOOK_S, LOOKS
-from deadpeer.ike.io import Initiate
+from deadpeer.ike.io import Initiate, Rekey
 
 NET = child_config()
 OTHER = child_config("other", local_ts=NET.remote_ts, remote_ts=NET.local_ts)
@@ -93,3 +93,28 @@ def test_sas_that_came_up_apart_are_left_alone() -> None:
     pair.run(20.0)
     check_agreement(pair)
     assert dismissed(pair) == [0, 0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("more", ["alice", "bob"])
+def test_the_one_with_fewer_children_goes_whoever_decides(seed: int, more: str) -> None:
+    """Nobody has to do without `other`, and net is there once."""
+    pair = Pair.with_psk(children=[NET, OTHER], seed=seed)
+    pair.feed("alice", Initiate("home", None if more == "alice" else "net"))
+    pair.feed("bob", Initiate("home", None if more == "bob" else "net"))
+    pair.run(20.0)
+    assert sorted(dismissed(pair)) == [0, 1]
+    check_one_tunnel(pair, children=2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("who", ["alice", "bob"])
+def test_a_rekey_meanwhile_changes_nothing(seed: int, who: str) -> None:
+    """Both new IKE SAs are rekeyed before it is looked at them; `who` rekeys, so that the roles change."""
+    pair = Pair.with_psk(seed=seed)
+    crossing(pair)
+    pair.feed(who, Rekey("home"))
+    pair.run(LOOK_S / 2)
+    pair.run(20.0)
+    assert sorted(dismissed(pair)) == [0, 1]
+    check_one_tunnel(pair)

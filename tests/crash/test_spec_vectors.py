@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from deadpeer.cluster.spi import SpiCodec
 from deadpeer.crash import sir_wire
 from deadpeer.crash.options import CrashOptions
-from deadpeer.crash.sir_judgement import WINDOW_FLOOR_S, WINDOW_RTTS
+from deadpeer.crash.sir_judgement import WINDOW_FLOOR_S, WINDOW_RTTS, Action, News, Phase, Step, judge
 from deadpeer.crash.sir_wire import CHECK_SPI, TICK_NS, Check, CookieMint, Subject, Verb
 from deadpeer.crash.spi_map import dead_message
 from deadpeer.crash.spi_records import SpiRecord
@@ -352,6 +352,38 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
     for name, default in rows.items():
         assert f"| {name} | {default} |" in text, f"| {name} | {default} |"
     assert f"{int(CHECK_SPI)}" in text
+
+
+NEWS = {
+    "NACK": News.NACK,
+    "ACK": News.ACK,
+    "time is over": News.CLOSED,
+    "window over": News.CLOSED,
+    "new SA up": News.REBUILT,
+    "new SA failed": News.FAILED,
+    "a protected word on the old SA": News.ALIVE,
+}
+ACTIONS = {
+    "open": Action.OPEN,
+    "remember it for a window": Action.REMEMBER,
+    "attack": Action.ATTACK,
+    "**condemn**": Action.CONDEMN,
+}
+
+
+def test_the_judgement_of_sir_is_the_table_of_the_code() -> None:
+    """Section 10; where a verdict ends the case, the document names no phase."""
+    section = DOCUMENT.read_text().split("## 10. ")[1].split("## 11. ")[0]
+    table = section.split("| in | on | then | and |")[1].split("\n\n")[0]
+    named: dict[tuple[Phase, News], Step] = {}
+    for row in table.splitlines()[2:]:
+        before, news, after, action = (cell.strip() for cell in row.strip("|").split("|"))
+        step = Step(Phase[after] if after else Phase.QUIET, ACTIONS.get(action, Action.NONE))
+        named |= {(Phase[phase], NEWS[news]): step for phase in before.split(", ")}
+    for phase in Phase:
+        for each in News:
+            assert judge(phase, each) == named.get((phase, each), Step(phase, Action.NONE)), (phase, each)
+    assert len(named) == 17
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ from importlib.resources import files
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from deadpeer.crash.options import CrashOptions
 from deadpeer.lab.report import drawing, words
 from deadpeer.lab.report.compare import comparison
 from deadpeer.lab.report.model import Report
@@ -51,6 +52,7 @@ def render_html(report: Report) -> str:
         stories=words.attack_stories(report.attacks),
         held=sum(result.ok for result in report.attacks),
         small=None if report.costs is None else small(report.costs),
+        rebuilds=f"{CrashOptions().rebuilds_per_hour:g}",
         failures=words.failures(report),
         reference_note=words.reference_note(report),
         commands=words.commands(report),

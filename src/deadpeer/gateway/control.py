@@ -130,10 +130,9 @@ class ControlServer:
             return
         self._clients.add(task)
         try:
-            while line := await reader.readline():
+            while line := await _line(reader):
                 await self._answer(line, reader, writer)
-        except (ValueError, OSError):
-            # ValueError: a line longer than MAX_LINE. Either way this client is done.
+        except OSError:
             pass
         except asyncio.CancelledError:
             pass
@@ -178,6 +177,14 @@ class ControlServer:
             gone.cancel()
             self._watchers.discard(watcher)
             self._lost.pop(watcher, None)
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """The next line; nothing where it is longer than MAX_LINE, or the client has gone."""
+    try:
+        return await reader.readline()
+    except (ValueError, OSError):
+        return b""
 
 
 async def _write(writer: asyncio.StreamWriter, identifier: Any, reply: Reply) -> None:

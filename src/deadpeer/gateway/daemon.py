@@ -31,7 +31,7 @@ from .ledger import LmdbLedger
 from .logs import EventLog, LineWriter, LogFormat, record
 from .machine import machine_id
 from .notation import Host
-from .process import KeyLogFiles, harden, notify_service_manager
+from .process import KeyLogFiles, harden, notify_service_manager, places
 from .resolve import check_local_addresses
 from .routes import RouteKeeper
 from .runtime import Runtime, TaggedCommand, clock
@@ -58,7 +58,8 @@ def run(file: Path, *, log_format: LogFormat = "text", keylog: Path | None = Non
         writer = LineWriter(out)
         try:
             log = EventLog(writer, config.gateway.log_level, log_format, colour=sys.stdout.isatty())
-            asyncio.run(Daemon(config, log, writer, keylog).run())
+            # Never in asyncio's debug mode, whatever the environment says: it logs the arguments of calls.
+            asyncio.run(Daemon(config, log, writer, keylog).run(), debug=False)
         finally:
             writer.close()
     return 0
@@ -211,7 +212,8 @@ class Daemon:
     def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What asyncio would print with whatever the exception quotes."""
         error = context.get("exception")
-        fields: dict[str, Field] = {"during": "asyncio", "error": type(error).__name__}
+        where = list(places(error.__traceback__ if error is not None else None))
+        fields: dict[str, Field] = {"during": "asyncio", "error": type(error).__name__, "at": where}
         self._report(clock(), Event("internal_error", fields, "warning"))
 
     # Commands

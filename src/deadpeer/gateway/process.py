@@ -7,8 +7,12 @@ import os
 import resource
 import socket
 import stat
+import sys
+import threading
+import traceback
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 
 from deadpeer.ike.io import KeyLog
 
@@ -17,13 +21,34 @@ from .errors import StartError
 _PR_SET_DUMPABLE = 4
 
 
+_FRAMES = 6
+
+
 def harden() -> None:
-    """No core dumps, no reading of our memory by others of the same user, no file that others can read."""
+    """No core dumps, no reading of our memory by others of the same user, no file that others can read, no
+    exception's text on standard error.
+    """
     os.umask(0o077)
+    sys.excepthook = lambda kind, _, trace: _confess(kind, trace)
+    threading.excepthook = lambda args: _confess(args.exc_type, args.exc_traceback)
+    sys.unraisablehook = lambda args: _confess(args.exc_type, args.exc_traceback)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError, AttributeError, MemoryError):
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def places(trace: TracebackType | None) -> tuple[str, ...]:
+    """Where an exception came from, innermost last, without its text, which might quote a secret."""
+    frames = traceback.extract_tb(trace)[-_FRAMES:]
+    return tuple(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+
+
+def _confess(kind: type[BaseException], trace: TracebackType | None) -> None:
+    """What Python would print with the exception's text and lines of source: one line, by place."""
+    with suppress(OSError, ValueError, AttributeError):
+        where = ", ".join(places(trace)) or "an unknown place"
+        sys.stderr.write(f"deadpeer gateway: internal error ({kind.__name__} at {where}); please report it\n")
 
 
 def notify_service_manager(state: str) -> None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Protocol, TypeVarTuple
 
 from deadpeer.ike.io import (
@@ -42,12 +40,11 @@ from deadpeer.store import Ledger, Store
 from deadpeer.values import NS_PER_S, Datagram, Deadline, Now
 from deadpeer.wire import UdpKind, classify
 
-from .process import KeyLogFiles
+from .process import KeyLogFiles, places
 from .routes import RouteKeeper
 from .sockets import DRAIN, UdpSocket, UdpSockets
 
 _FLUSH_S = 0.001
-_FRAMES = 6
 _AFTER_ERROR_NS = 100_000_000
 Args = TypeVarTuple("Args")
 
@@ -353,13 +350,12 @@ class Runtime:
         except Exception as error:
             self.counters[f"exception_{what}"] += 1
             self._not_before_ns = time.monotonic_ns() + _AFTER_ERROR_NS
-            frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
-            places = tuple(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames)
-            key = (type(error).__name__, *places)
+            where = places(error.__traceback__)
+            key = (type(error).__name__, *where)
             if key in self._seen_errors or len(self._seen_errors) >= 1000:
                 return
             self._seen_errors.add(key)
-            fields: dict[str, Field] = {"during": what, "error": type(error).__name__, "at": list(places)}
+            fields: dict[str, Field] = {"during": what, "error": type(error).__name__, "at": list(where)}
             self._report(clock(), Event("internal_error", fields, "warning"))
 
 

@@ -31,7 +31,7 @@ def test_the_kernel_is_told_to_keep_our_memory_from_others() -> None:
     "failure",
     [
         "fail(secret)",
-        "import threading\nthread = threading.Thread(target=fail, args=(secret,))\nthread.start()\nthread.join()",
+        "import threading\nthread = threading.Thread(target=fail, args=(secret,))\nthread.start()",
         "class Failing:\n    def __del__(self):\n        fail(secret)\nFailing()",
         "try:\n    fail(secret)\nexcept KeyError as error:\n    raise RuntimeError(secret) from error",
     ],

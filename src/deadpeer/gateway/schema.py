@@ -143,7 +143,8 @@ class GatewaySection(Section):
     )
     half_open_per_proven_source: int = _key(
         20,
-        "Half-open IKE SAs of one source address that returned a cookie above which its new ones are dropped.",
+        "Half-open IKE SAs of one source address that returned a cookie above which its new ones are"
+        " dropped.",
         "20",
         ge=1,
         le=10**9,

@@ -9,8 +9,8 @@ other has just proved the loss. RFC 7296 has no rule for that, and two SAs would
     ours    SK{DELETE}──────────▶   by the side that began the one with the higher SPIi, and only by that
 
 If ours has children that theirs lacks, theirs goes; if each has some, both stay. One side alone decides, by
-the SPIs of the first days, so that a rekey changes nothing. The SA that stays has shown, after both were up, that the peer has it; so nobody is ever left with the dead
-one of two.
+the SPIs of the first days, so that a rekey changes nothing. The SA that stays has shown, after both were up,
+that the peer has it; so nobody is ever left with the dead one of two.
 """
 
 from __future__ import annotations

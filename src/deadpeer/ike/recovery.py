@@ -109,10 +109,7 @@ class Recovery:
         if sa is not None and sa.established:
             self._env.expect(tag, len(children))
             for child in children:
-                if self._up(sa, child):
-                    self._env.done(tag, True, f"{child.name} is up already")
-                else:
-                    self._add_child(now, sa, child, tag)
+                self._add_child(now, sa, child, tag)
             return
         attempt = self._attempts.of(sa) if sa is not None else None
         if attempt is not None:
@@ -157,7 +154,7 @@ class Recovery:
         if attempt is None:
             return
         for child, tag in attempt.further:
-            self._add_child(now, sa, child, tag)
+            self._add_child(now, sa, child, tag, attempt.beside)
         if attempt.beside is not None:
             self._rebuilt(now, attempt.beside, sa)
 
@@ -369,13 +366,13 @@ class Recovery:
             return last
         return Route(configured.local, configured.remote, last.rtt_s)
 
-    def _up(self, sa: IkeSa, config: ChildConfig) -> bool:
-        """Whether any established IKE SA with the peer of `sa` has this child."""
+    def _add_child(
+        self, now: Now, sa: IkeSa, config: ChildConfig, tag: int, beside: IkeSa | None = None
+    ) -> None:
+        """Have this child up in `sa`, if no IKE SA with its peer has it; that of `beside` does not count."""
         serving = self._env.table.serving(self._env.policy_number(sa, config))
-        return any(child.state is ChildState.INSTALLED and owner.established for owner, child in serving)
-
-    def _add_child(self, now: Now, sa: IkeSa, config: ChildConfig, tag: int) -> None:
-        if any(c.name == config.name and c.state is ChildState.INSTALLED for c in sa.children.values()):
+        owners = [owner for owner, child in serving if child.state is ChildState.INSTALLED]
+        if any(owner is sa or (owner.established and owner is not beside) for owner in owners):
             self._env.done(tag, True, f"{config.name} is up already")
             return
         # A rekeying does not count: its child is gone, or we would not be here.

@@ -24,6 +24,7 @@ AT_ONCE = 3
 FIRST: list[tuple[str, Method]] = [(attack.name, attack.methods[0]) for attack in catalogue.ATTACKS]
 FURTHER: list[tuple[str, Method]] = [
     ("forge-invalid-ike-spi", "reconnect"),
+    ("mitm-deny", "reconnect"),
     ("mitm-blackout", "liveness"),
 ]
 

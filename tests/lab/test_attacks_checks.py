@@ -51,7 +51,9 @@ GOOD = Observed(
     lived=1,
     crash=Recovery(18 * S, 19 * S, 19 * S + S // 5),
 )
-IN_THE_MIDDLE = replace(GOOD, shots=Shots(), mischief={"forged NACK": 7, "dropped ESP": 3}, crash=None)
+IN_THE_MIDDLE = replace(
+    GOOD, shots=Shots(), mischief={"forged NACK": 7, "forged denial": 3, "dropped ESP": 3}, crash=None
+)
 
 
 def verdict(proof: str) -> SideEvent:
@@ -68,7 +70,7 @@ def test_what_is_good_is_good() -> None:
     for name in ("forge-invalid-spi", "forge-invalid-ike-spi", "forge-token", "enumerate", "replay-token"):
         assert broken(name, GOOD) == []
     assert broken("forge-check-spi", GOOD, "sir") == []
-    for name in ("mitm-nack", "mitm-nack-drop-ack", "mitm-chaos", "mitm-blackout"):
+    for name in ("mitm-nack", "mitm-nack-drop-ack", "mitm-deny", "mitm-chaos", "mitm-blackout"):
         assert broken(name, IN_THE_MIDDLE, "sir") == []
 
 

@@ -86,6 +86,20 @@ def test_a_query_is_denied_before_bob_can_confirm() -> None:
     assert man.mischief["forged NACK"] == 1
 
 
+def test_a_liveness_check_is_denied_with_guesses() -> None:
+    man = policy(name="nack", drop=[""], seconds=1.0, deny=True)
+    man.begin(0)
+    asked = protected_request(SPI_I, SPI_R, True, 9, bytes(40), Lane.NAT_T)
+    question, lie = man.decide(passing(Way.TO_BOB, asked, 5))
+    assert not question.forged
+    assert (lie.way, lie.at_ns) == (Way.TO_ALICE, 5 * MS)
+    denial = seen(lie)
+    assert (denial.message_id, denial.response, denial.initiator) == (9, True, False)
+    assert (denial.spi_i, denial.spi_r) == (SPI_I.hex(), SPI_R.hex())
+    assert denial.notifies == ("INVALID_IKE_SPI", *["QCD_TOKEN"] * 4)
+    assert genuine(man.decide(answer(6)))
+
+
 def test_he_provokes_at_his_pace_once_he_has_seen_the_child() -> None:
     man = policy(name="nack", drop=[""], seconds=1.0)
     man.begin(0)

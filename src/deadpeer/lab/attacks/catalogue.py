@@ -220,6 +220,22 @@ _SCENARIOS = (
     ),
     Scenario(
         Attack(
+            "mitm-deny",
+            "on-path",
+            ("qcd", "reconnect"),
+            "answers liveness checks in Bob's name, with guessed tokens; then drops Bob's answers too; then"
+            " his traffic",
+            "no guess is believed; a bounded number of new SAs an hour, each before the old one goes",
+        ),
+        policy=lambda seconds, _options: {
+            "name": "nack",
+            "deny": True,
+            "drop": ["", "answers", "traffic"],
+            "seconds": seconds,
+        },
+    ),
+    Scenario(
+        Attack(
             "mitm-chaos",
             "on-path",
             METHODS,

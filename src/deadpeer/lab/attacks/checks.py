@@ -191,6 +191,10 @@ def _special(scenario: Scenario, seen: Observed) -> Iterator[Check]:
             yield from _theft(seen)
         case "forge-init":
             yield _at_most("half-open SAs", seen.half_open, HALF_OPEN)
+        case "mitm-deny":
+            lies = seen.mischief.get("forged denial", 0)
+            yield Check("liveness checks that were denied", "some", str(lies), lies > 0)
+            yield _at_most("living SAs replaced", len(seen.verdicts), seen.rebuilt)
         case "mitm-nack":
             yield from _contradicted(alice.get("attack_suspected", 0), seen)
         case "mitm-nack-drop-ack":

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from deadpeer.crash.sir_wire import Check, Verb, decode, encode
-from deadpeer.lab.attacks.forgery import ike_datagram, invalid_spi
+from deadpeer.lab.attacks.forgery import TOKEN, KnownSa, ike_datagram, invalid_ike_spi, invalid_spi
+from deadpeer.lab.garbage import Dice
 from deadpeer.lab.link import NS_PER_MS, Delivery, Passing, Policy, chance
 from deadpeer.lab.trace import EspSeen, IkeSeen, Lane, Way, look
 from deadpeer.wire import ExchangeType, WireError, decode_message, strip_marker
@@ -85,13 +86,23 @@ class ManInTheMiddle:
 class Nack(ManInTheMiddle):
     """Denies in Bob's name what Alice asks by CHECK_SPI, after he has made her ask.
 
+    With `deny` he answers her liveness checks, too: INVALID_IKE_SPI with guessed tokens, before Bob does.
     `drop`: what of Bob's he drops, too, one after the other in equal parts of `seconds`: "" nothing; "ack"
     Bob's ACKs; "answers" also Bob's protected answers; "traffic" also Bob's ESP.
     """
 
-    def __init__(self, inner: Policy, seed: int, drop: Sequence[str] = ("",), seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        inner: Policy,
+        seed: int,
+        drop: Sequence[str] = ("",),
+        seconds: float = 1.0,
+        deny: bool = False,
+    ) -> None:
         super().__init__(inner, seed)
         self._drops = tuple(drop)
+        self._deny = deny
+        self._dice = Dice(seed)
         self._seconds = seconds
         self._esp_spi: bytes | None = None
         self._provoke_ns = 0
@@ -113,7 +124,29 @@ class Nack(ManInTheMiddle):
             lie = replace(check, verb=Verb.NACK, from_initiator=not check.from_initiator)
             octets = ike_datagram(encode(lie), passing.lane)
             out.append(self._forge(passing.arrived_ns, Way.TO_ALICE, passing.lane, octets, "NACK"))
+        if self._deny:
+            out += self._denial(passing)
         return out
+
+    def _denial(self, passing: Passing) -> Sequence[Delivery]:
+        seen = look(passing.payload, passing.lane)
+        if (
+            not isinstance(seen, IkeSeen)
+            or passing.way is Way.TO_ALICE
+            or not seen.protected
+            or seen.response
+        ):
+            return ()
+        pair = bytes.fromhex(seen.spi_i), bytes.fromhex(seen.spi_r)
+        message = invalid_ike_spi(
+            KnownSa(*pair, seen.initiator),
+            not seen.initiator,
+            seen.message_id,
+            [self._dice.octets(TOKEN) for _ in range(4)],
+            seen.exchange,
+        )
+        octets = ike_datagram(message, passing.lane)
+        return (self._forge(passing.arrived_ns, Way.TO_ALICE, passing.lane, octets, "denial"),)
 
     def _provoke(self, passing: Passing) -> Sequence[Delivery]:
         """An INVALID_SPI about the child that Alice sends with, so that she suspects something."""

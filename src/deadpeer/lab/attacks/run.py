@@ -157,6 +157,7 @@ class Course:
 
         crash, bob_after = None, _NO_COUNTERS
         if self._staged.crash:
+            await asyncio.sleep(self._options.patience_s)  # what was sent before is not lost by the crash
             crash = await self._crash()
             await asyncio.sleep(SETTLE_S)
             bob_after = await gauges.counters(session, "bob")

@@ -6,10 +6,10 @@ to stdout. Writing never delays forwarding: a reader that falls behind loses tra
 them is in the statistics, which are the last line.
 
 Attackers. One in the middle is a policy (`lab.attacks.policies`), idle until the line `attack` comes on
-stdin, and again from `rest` on; that and `count` are answered with what he did. One beside the link, who can send from
-any source address, hands his datagrams in at the socket `inject`: a process without privileges can't forge
-a source address, so the relay delivers such a datagram from the address that the victim takes for its
-peer's. He sees nothing of the link by it.
+stdin, and again from `rest` on; that and `count` are answered with what he did. One beside the link, who
+can send from any source address, hands his datagrams in at the socket `inject`: a process without
+privileges can't forge a source address, so the relay delivers such a datagram from the address that the
+victim takes for its peer's. He sees nothing of the link by it.
 """
 
 from __future__ import annotations

@@ -12,11 +12,13 @@ from concurrent.futures import Future
 
 import pytest
 
-from deadpeer.lab.attacks import catalogue
+from deadpeer.lab.attacks import catalogue, gauges
+from deadpeer.lab.attacks.forgery import KnownSa
 from deadpeer.lab.attacks.model import AttackResult
 from deadpeer.lab.attacks.run import run_attack
 from deadpeer.lab.options import LabError, LabOptions, Method
 from deadpeer.lab.recording import Silent
+from deadpeer.lab.session import Session
 
 SECONDS = 2.0
 AT_ONCE = 3
@@ -84,6 +86,23 @@ def test_an_attack_that_says_nothing_about_a_method_is_refused() -> None:
 def test_an_attack_needs_traffic_on_loopback(options: LabOptions) -> None:
     with pytest.raises(LabError, match="on loopback"):
         asyncio.run(run_attack(catalogue.attack("forge-token"), options, Silent(), seconds=2))
+
+
+@pytest.mark.parametrize("seconds", [0.5, 301.0])
+def test_an_attack_has_its_time(seconds: float) -> None:
+    with pytest.raises(LabError, match="between 1 and 300 seconds"):
+        asyncio.run(run_attack(catalogue.attack("forge-token"), LabOptions(), Silent(), seconds=seconds))
+
+
+def test_a_run_that_breaks_off_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(session: Session) -> tuple[KnownSa, ...]:
+        await session.kill("alice")
+        raise LabError("Alice is gone")
+
+    monkeypatch.setattr(gauges, "alices_sas", gone)
+    result = asyncio.run(run_attack(catalogue.attack("mitm-chaos"), LabOptions(), Silent(), seconds=1))
+    assert result.failure == "Alice is gone"
+    assert not result.ok
 
 
 def test_there_is_no_such_attack() -> None:

@@ -8,7 +8,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -46,6 +46,8 @@ from deadpeer.wire import NotifyType
 
 FULL_SECONDS = 30.0
 """How long an attack lasts at full size."""
+LONGEST_S = 300.0
+"""What a recording holds of a link under traffic is enough for so long."""
 BLIND_SHARE = 0.25
 """The share of an attack's time in which a forger knows nothing."""
 DOWN_S = 0.5
@@ -73,7 +75,10 @@ async def run_attack(
     stage = Stage(tap=True, inject=staged.per_s > 0, attack=man)
     async with open_session(options, observer, stage) as session:
         await build(session)
-        return await Course(session, staged, options, seconds).run()
+        try:
+            return await Course(session, staged, options, seconds).run()
+        except (LabError, ControlError, OSError) as error:
+            return _broken_off(attack, options, str(error))
 
 
 def _require(attack: Attack, options: LabOptions, seconds: float) -> None:
@@ -84,8 +89,15 @@ def _require(attack: Attack, options: LabOptions, seconds: float) -> None:
         )
     if options.netns or options.peer != "deadpeer" or options.idle:
         raise LabError("--attack needs traffic between two gateways of ours on loopback", usage=True)
-    if not 1 <= seconds <= 3600:
-        raise LabError(f"an attack lasts between 1 and 3600 seconds, not {seconds:g}", usage=True)
+    if not 1 <= seconds <= LONGEST_S:
+        raise LabError(f"an attack lasts between 1 and {LONGEST_S:g} seconds, not {seconds:g}", usage=True)
+
+
+def _broken_off(attack: Attack, options: LabOptions, why: str) -> AttackResult:
+    nothing = Cost(0.0, 0.0, 0.0)
+    return AttackResult(
+        attack, options.method, options, 0.0, 0, 0, 0, 0, 0, 0, 0, 0, nothing, nothing, (), failure=why
+    )
 
 
 @dataclass
@@ -153,7 +165,7 @@ class Course:
         lived = set(map(_pair, living)) & set(map(_pair, await gauges.alices_sas(session)))
         grew = await self._grown(before)
         memory_after = {side: gauges.memory_mb(session, side) for side in SIDES}
-        leaks, token_answers = self._leaks(), self._token_answers()
+        leaks, token_answers = self._leaks(notes.tokens), self._token_answers()
 
         crash, bob_after = None, _NO_COUNTERS
         if self._staged.crash:
@@ -161,6 +173,7 @@ class Course:
             crash = await self._crash()
             await asyncio.sleep(SETTLE_S)
             bob_after = await gauges.counters(session, "bob")
+            leaks += self._leaks(set(gauges.true_tokens(session, await gauges.alices_sas(session))))
         await self._count("rest")
         await self._mischief("rest")
         flows = await self._flows()
@@ -404,11 +417,11 @@ class Course:
     async def _counters(self) -> dict[Side, Counters]:
         return {side: await gauges.counters(self._session, side) for side in SIDES}
 
-    def _leaks(self) -> int:
-        """Datagrams, at the attacker's addresses and on the link, that show the token of a living SA."""
+    def _leaks(self, tokens: Set[bytes]) -> int:
+        """Datagrams, at the attacker's addresses and on the link, that show one of these tokens."""
         seen = [payload for _, payload in self._notes.answers]
         seen += [passing.payload for passing in self._session.recording.tapped]
-        return sum(1 for payload in seen if any(token in payload for token in self._notes.tokens))
+        return sum(1 for payload in seen if any(token in payload for token in tokens))
 
     def _token_answers(self) -> int:
         """Messages with tokens in the clear since the attack began."""
@@ -441,10 +454,12 @@ def _without_honest(verdicts: list[SideEvent], crash: Recovery | None) -> list[S
 
 
 def _told(counters: Counters) -> dict[str, int]:
-    """What the reasons say: one flat table."""
-    return {
-        name: number
-        for group in ("endpoint", "esp_dropped")
+    """What the reasons say, in one flat table: what became of what came in, and packets lost on the way."""
+    lost = {
+        f"{group}: {name}": number
+        for group in ("gateway", "udp")
         for name, number in counters.get(group, {}).items()
-        if number
+        if name.endswith(("refused", "in_vain", "dropped", "failed", "held_by_state")) and number
     }
+    reasons = {**counters.get("endpoint", {}), **counters.get("esp_dropped", {})}
+    return {name: number for name, number in reasons.items() if number} | lost

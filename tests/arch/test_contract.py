@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 LINT = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
 
 BREACHES = [
-    ("ike/timers.py", "from deadpeer.crash.limiter import Rate", "the rooms lie one above the other"),
+    ("ike/timers.py", "from deadpeer.crash.limiter import Limiter", "the rooms lie one above the other"),
     ("plane/esp.py", "from deadpeer.ike.io import Event", "the rooms lie one above the other"),
     ("wire/cursor.py", "from deadpeer.values import Now", "wire stands alone"),
     ("crypto/keys.py", "from deadpeer.values import Now", "crypto knows only wire"),

@@ -6,8 +6,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadpeer.crash.limiter import Bucket, Kind, Limiter, Rate, source_key
+from deadpeer.crash.limiter import Kind, Limiter
 from deadpeer.crash.options import CrashOptions
+from deadpeer.rates import Bucket, Rate, source_key
 
 S = 1_000_000_000
 PLAIN = CrashOptions(boot_window_s=0)

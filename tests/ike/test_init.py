@@ -11,7 +11,7 @@ from tests.support.pair import Pair, Sent, child_config, connection
 
 from deadpeer.crypto import parse_proposal
 from deadpeer.ike.connection import EndpointConfig
-from deadpeer.ike.io import Initiate
+from deadpeer.ike.io import Initiate, Reload
 from deadpeer.values import Address, Datagram
 from deadpeer.wire import (
     ExchangeType,
@@ -464,3 +464,31 @@ def test_no_connection_for_the_peer_is_answered_and_counted() -> None:
     pair.run(5.0)
     assert pair.bob.ike.counters["dropped: no connection for the peer"] > 0
     assert pair.bob.ike.sizes()["ike_sas"] == 0
+
+
+@pytest.mark.parametrize("what", ["another version", "no connection", "critical"])
+def test_refusals_are_limited_per_source_and_in_total(what: str) -> None:
+    """What leads to nothing is answered a few times a second: the source may be forged."""
+    pair, request = held_request()
+    pair.drop_rule = lambda sent: True
+    pair.bob.ike.handle(pair.now, Reload(() if what == "no connection" else tuple(pair.bob.connections)))
+    octets = encode_message(request)
+    if what == "another version":
+        octets = octets[:17] + b"\x30" + octets[18:]
+    elif what == "critical":
+        octets = octets[:16] + bytes([200]) + octets[17:28] + b"\x00\x80\x00\x04" + octets[28:]
+        octets = octets[:24] + len(octets).to_bytes(4, "big") + octets[28:]
+    before = len(pair.trace)
+    for number in range(400):
+        spi = (1 << 56 | number).to_bytes(8, "big")
+        pair.inject(Datagram(spi + octets[8:], MALLORY, BOB))
+    assert len(pair.trace) - before == 8
+    for number in range(400):
+        host = Address(f"198.18.{number // 250}.{number % 250}", 500)
+        pair.inject(Datagram((2 << 56 | number).to_bytes(8, "big") + octets[8:], host, BOB))
+    assert len(pair.trace) - before == 200
+    assert pair.bob.ike.counters["dropped: refusal limited"] == 600
+    pair.run(1.0)
+    before = len([s for s in pair.trace if s.sender == "bob"])
+    pair.inject(Datagram(octets, MALLORY, BOB))
+    assert len([s for s in pair.trace if s.sender == "bob"]) == before + 1

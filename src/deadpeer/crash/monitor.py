@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from deadpeer.crash.limiter import Bucket, Rate
 from deadpeer.crash.options import CrashOptions
 from deadpeer.ike.evidence import Hint, Proof, Verdict
 from deadpeer.ike.extension import (
@@ -26,6 +25,7 @@ from deadpeer.ike.extension import (
     TrafficSilence,
 )
 from deadpeer.plane.model import WatchSilence
+from deadpeer.rates import Bucket, Rate
 from deadpeer.values import NS_PER_S, Now
 
 SILENCE_FLOOR_S = 0.25

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deadpeer.crash.evidence import same_peer
-from deadpeer.crash.limiter import Bucket, Rate
 from deadpeer.crash.options import CrashOptions
 from deadpeer.ike.extension import (
     Condemned,
@@ -22,6 +21,7 @@ from deadpeer.ike.extension import (
     SaView,
     Signal,
 )
+from deadpeer.rates import Bucket, Rate
 from deadpeer.values import NS_PER_S, Now
 
 FIRST_PAUSE_S = 1.0

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from deadpeer.crash.agenda import Agenda
 from deadpeer.crash.evidence import SirReplaced
-from deadpeer.crash.limiter import Bucket, Rate
 from deadpeer.crash.monitor import Monitor
 from deadpeer.crash.options import CrashOptions, Method
 from deadpeer.crash.policy import Evidence, Policy
@@ -33,6 +32,7 @@ from deadpeer.ike.extension import (
     TrafficHeard,
     UnprotectedNews,
 )
+from deadpeer.rates import Bucket, Rate
 from deadpeer.values import NS_PER_S, Datagram, Deadline, Now
 from deadpeer.wire import Protocol
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from deadpeer.cluster.ownership import Ownership, Ruling, Standing, rule
-from deadpeer.crash.limiter import Bucket, Kind, Limiter, Rate
+from deadpeer.crash.limiter import Kind, Limiter
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.options import CrashOptions, TokenMethod, qcd_of
 from deadpeer.crash.spi_map import SpiMap, dead_message
@@ -30,6 +30,7 @@ from deadpeer.ike.extension import (
     Signal,
     Slot,
 )
+from deadpeer.rates import Bucket, Rate
 from deadpeer.values import NS_PER_S, Datagram, Now
 from deadpeer.wire import (
     NON_ESP_MARKER,

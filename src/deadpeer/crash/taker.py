@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deadpeer.crash.evidence import TokenMatch
-from deadpeer.crash.limiter import Bucket, Rate
 from deadpeer.crash.monitor import Monitor
 from deadpeer.crash.options import Method, qcd_of
 from deadpeer.crash.policy import Policy
@@ -26,6 +25,7 @@ from deadpeer.ike.extension import (
     Slot,
     UnprotectedNews,
 )
+from deadpeer.rates import Bucket, Rate
 from deadpeer.values import Now
 from deadpeer.wire import Message, Notify, NotifyType
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from deadpeer.crypto import Entropy
 from deadpeer.ike import extension as ext
-from deadpeer.ike import inbound, lifetimes
+from deadpeer.ike import inbound, lifetimes, refusals
 from deadpeer.ike.child import ChildSa, ChildState
 from deadpeer.ike.commands import Commands
 from deadpeer.ike.connection import Connection, EndpointConfig
@@ -39,7 +39,6 @@ from deadpeer.wire import (
     Header,
     Message,
     Notify,
-    NotifyType,
     Payload,
     PayloadType,
     UnsupportedCriticalPayload,
@@ -119,6 +118,7 @@ class Endpoint:
         """Sizes of the tables, those of the extensions too."""
         table = self._env.table
         found = {"ike_sas": len(table), "half_open": table.half_open, "child_sas": table.children}
+        found["refusals.sources"] = len(self._env.refusals)
         for extension in self._env.extensions:
             found.update(extension.counters())
         return found
@@ -341,12 +341,12 @@ class Endpoint:
             self._env.drop("malformed header")
             return
         if header.major != 2:
-            self._other_version(header, datagram)
+            refusals.other_version(self._env, now, header, datagram)
             return
         try:
             message = decode_message(octets)
         except UnsupportedCriticalPayload as error:
-            self._critical(header, datagram, error.payload_type)
+            refusals.critical(self._env, now, header, datagram, error.payload_type)
             return
         except WireError as error:
             self._env.drop(f"malformed: {error.where.split(' at ')[0]}")
@@ -438,26 +438,6 @@ class Endpoint:
                 self._env.count(f"orphan: {reason}")
                 return
         self._env.drop(reason)
-
-    def _other_version(self, header: Header, datagram: Datagram) -> None:
-        """RFC 7296 section 2.5: a request of a later major version is told ours; nothing else is said."""
-        self._env.drop("other major version")
-        if header.major < 3 or header.is_response:
-            return
-        answer = Message(
-            header.spi_i, header.spi_r, header.exchange, header.message_id,
-            not header.from_initiator, True, (Notify(NotifyType.INVALID_MAJOR_VERSION),),
-        )  # fmt: skip
-        self.answer(datagram, answer, "refusal: other major version")
-
-    def _critical(self, header: Header, datagram: Datagram, payload_type: int) -> None:
-        """RFC 7296 section 2.5, for IKE_SA_INIT; a protected message says it protected (in `IkeSa`)."""
-        self._env.drop("unsupported critical payload")
-        if header.exchange != ExchangeType.IKE_SA_INIT or header.is_response:
-            return
-        notify = Notify(NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD, bytes([payload_type]))
-        answer = Message(header.spi_i, bytes(8), header.exchange, header.message_id, False, True, (notify,))
-        self.answer(datagram, answer, "refusal: unsupported critical payload")
 
     # --- timers and reports ----------------------------------------------------------------------
 

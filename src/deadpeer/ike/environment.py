@@ -12,6 +12,7 @@ from deadpeer.ike import keylog
 from deadpeer.ike.connection import ChildConfig, EndpointConfig
 from deadpeer.ike.extension import Extension, Signal, Slot, SpiSource
 from deadpeer.ike.io import CommandDone, Event, Field, KeyLog, Level, Output, Persist, Plane, Transmit
+from deadpeer.ike.refusals import Refusals
 from deadpeer.ike.table import SaTable
 from deadpeer.ike.timers import TimerQueue
 from deadpeer.plane.model import PlaneOp
@@ -103,6 +104,7 @@ class Environment:
         self.extensions = tuple(extensions)
         self.table = SaTable()
         self.timers = TimerQueue()
+        self.refusals = Refusals()
         self.counters: Counter[str] = Counter()
         self._spis = spis
         self._outputs: deque[Output] = deque()

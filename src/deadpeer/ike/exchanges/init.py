@@ -27,9 +27,9 @@ from deadpeer.ike.exchanges.setup import (
     capabilities,
     half_open,
     read_capabilities,
-    refuse,
     take_cookie,
 )
+from deadpeer.ike.refusals import refuse, reply
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import Datagram, Now
 from deadpeer.wire import (
@@ -49,6 +49,8 @@ from deadpeer.wire import (
 
 if TYPE_CHECKING:
     from deadpeer.ike.cookie import CookieJar
+
+NOT_CHOSEN = Notify(NotifyType.NO_PROPOSAL_CHOSEN)
 
 HINT_INTERVAL_S = 1.0
 """Unprotected errors to the same IKE_SA_INIT are told, and restart the backoff, no more often."""
@@ -213,19 +215,19 @@ def respond(
         return
     if not candidates:
         env.event("no_connection", "notice", remote=str(datagram.remote), local=str(datagram.local))
-        refuse(env, message, datagram, Notify(NotifyType.NO_PROPOSAL_CHOSEN), "no connection for the peer")
+        refuse(env, now, message, datagram, NOT_CHOSEN, "no connection for the peer")
         return
     for connection in candidates:
         selected = select_ike(offered, connection.proposals, key.group)
         if selected is not None:
             break
     else:
-        refuse(env, message, datagram, Notify(NotifyType.NO_PROPOSAL_CHOSEN), "no IKE proposal in common")
+        refuse(env, now, message, datagram, NOT_CHOSEN, "no IKE proposal in common")
         return
     group = selected.suite.group
     if key.group != group.transform_id:
         wanted = Notify(NotifyType.INVALID_KE_PAYLOAD, group.transform_id.to_bytes(2, "big"))
-        refuse(env, message, datagram, wanted, "key exchange for another group")
+        reply(env, message, datagram, wanted, "key exchange for another group")
         return
     key_pair = generate_key(group, env.entropy)
     try:

@@ -21,10 +21,10 @@ from deadpeer.ike.exchanges.setup import (
     capabilities,
     half_open,
     read_capabilities,
-    refuse,
     take_cookie,
 )
 from deadpeer.ike.extension import ResumeFellBack, ResumeGrant, ResumeOffer, ResumeRefusal
+from deadpeer.ike.refusals import reply
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import Datagram, Now
 from deadpeer.wire import (
@@ -116,7 +116,7 @@ def respond(
         env.drop("IKE_SESSION_RESUME without anything that we gave")
         return
     if isinstance(grant, ResumeRefusal):
-        refuse(env, message, datagram, grant.notify, "resumption")
+        reply(env, message, datagram, grant.notify, "resumption")
         return
     sa = IkeSa(
         env,

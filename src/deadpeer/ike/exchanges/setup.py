@@ -13,6 +13,7 @@ from deadpeer.ike.cookie import CookieJar
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.exchanges.auth import InitiatorAuth
 from deadpeer.ike.extension import Resumption, Slot
+from deadpeer.ike.refusals import reply
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import Address, Datagram, Now
 from deadpeer.wire import (
@@ -22,7 +23,6 @@ from deadpeer.wire import (
     NotifyType,
     SecurityAssociation,
     VendorId,
-    encode_message,
 )
 
 if TYPE_CHECKING:
@@ -134,13 +134,6 @@ def half_open(sa: IkeSa, now: Now, request: bytes) -> None:
     env.transmit(setup.response, sa.local, sa.remote, "IKE_SA_INIT response")
 
 
-def refuse(env: Environment, message: Message, datagram: Datagram, notify: Notify, why: str) -> None:
-    """Answer an IKE_SA_INIT request with one unprotected notify; nothing is kept."""
-    env.drop(why)
-    answer = Message(message.spi_i, bytes(8), message.exchange, message.message_id, False, True, (notify,))
-    env.transmit(encode_message(answer), datagram.local, datagram.remote, f"refusal: {why}")
-
-
 @dataclass(frozen=True, slots=True)
 class Admission:
     """A stranger may begin. `proven`: with a cookie, so that the source address is not forged."""
@@ -171,7 +164,7 @@ def admitted(
     crowded = table.half_open_from(host, proven=False) >= config.half_open_per_source
     if not valid and (crowded or table.half_open >= config.cookie_threshold):
         cookie = cookies.make(now, nonce.data, message.spi_i, datagram.remote)
-        refuse(env, message, datagram, Notify(NotifyType.COOKIE, cookie), "cookie demanded")
+        reply(env, message, datagram, Notify(NotifyType.COOKIE, cookie), "cookie demanded")
         return None
     if valid and table.half_open_from(host, proven=True) >= config.half_open_per_proven_source:
         env.drop("too many half-open SAs of one source")

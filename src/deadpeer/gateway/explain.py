@@ -103,11 +103,11 @@ def _wanted(kind: str) -> str:
 
 def _bound(kind: str, context: Mapping[str, Any]) -> str:
     if kind == "greater_than_equal":
-        return f"at least {context['ge']}"
+        return f"at least {_number(context['ge'])}"
     if kind == "greater_than":
         return f"more than {_number(context['gt'])}"
     if kind == "less_than_equal":
-        return f"at most {context['le']}"
+        return f"at most {_number(context['le'])}"
     if kind == "string_too_short":
         return "not empty"
     if kind == "string_too_long":

@@ -35,6 +35,14 @@ def _printable(value: str) -> str:
     return value
 
 
+def _each_once(names: list[MethodName]) -> list[MethodName]:
+    """Their order means something, so none may be there twice."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f'"{name}" is there twice; name it once')
+    return names
+
+
 def _table(value: int) -> int:
     """The kernel's own tables end at 255, its own rules begin at priority 32766."""
     if value and not FIRST_TABLE <= value <= LAST_TABLE:
@@ -47,7 +55,9 @@ Seconds = Annotated[float, BeforeValidator(parse_time)]
 Strings = Annotated[list[Printable], BeforeValidator(_one_or_many)]
 Text = Annotated[Printable, Field(min_length=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+# A bound that a key adds to these is not looked at: pydantic takes the one that it finds here.
 Rate = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
+Burst = Annotated[float, Field(ge=1, le=10**9, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
@@ -324,12 +334,14 @@ class ConnectionSection(Section):
         "What a token is made of: the SPIs (RFC 6290 section 5.1), or the peer's address too (5.2).",
         '"spi"',
     )
-    crash_methods: list[MethodName] = _key(
-        ["qcd", "sir", "reconnect", "liveness"],
-        "Ways to find out that the peer lost its SAs, in the order of preference. `reconnect` and `liveness`"
-        " need nothing from the peer.",
-        '["qcd", "reconnect", "liveness"]',
-        min_length=1,
+    crash_methods: Annotated[list[MethodName], BeforeValidator(_one_or_many), AfterValidator(_each_once)] = (
+        _key(
+            ["qcd", "sir", "reconnect", "liveness"],
+            "Ways to find out that the peer lost its SAs, in the order of preference. `reconnect` and"
+            " `liveness` need nothing from the peer.",
+            '["qcd", "reconnect", "liveness"]',
+            min_length=1,
+        )
     )
     sir: SirRole = _key(
         "auto",
@@ -372,33 +384,33 @@ class QcdSection(Section):
         "For so long after a boot the limits per source and in total are boot_factor times as large; 0: not.",
         '"2m"',
     )
-    boot_factor: Rate = _key(10.0, "How much freer the limits are soon after a boot.", "10.0", ge=1)
+    boot_factor: Burst = _key(10.0, "How much freer the limits are soon after a boot.", "10.0")
     source_rate: Rate = _key(4.0, "Answers to one source (an IPv4 address, an IPv6 /64).", "4.0")
-    source_burst: Rate = _key(12.0, "The same, at once.", "12.0", ge=1)
+    source_burst: Burst = _key(12.0, "The same, at once.", "12.0")
     spi_rate: Rate = _key(2.0, "Answers about one SPI.", "2.0")
-    spi_burst: Rate = _key(4.0, "The same, at once.", "4.0", ge=1)
+    spi_burst: Burst = _key(4.0, "The same, at once.", "4.0")
     total_rate: Rate = _key(200.0, "Answers with tokens, for SPIs of an ended epoch.", "200.0")
-    total_burst: Rate = _key(400.0, "The same, at once.", "400.0", ge=1)
+    total_burst: Burst = _key(400.0, "The same, at once.", "400.0")
     recent_rate: Rate = _key(20.0, "Answers with tokens, for SPIs of this epoch.", "20.0")
-    recent_burst: Rate = _key(40.0, "The same, at once.", "40.0", ge=1)
+    recent_burst: Burst = _key(40.0, "The same, at once.", "40.0")
     esp_rate: Rate = _key(200.0, "Unprotected INVALID_SPI.", "200.0")
-    esp_burst: Rate = _key(400.0, "The same, at once.", "400.0", ge=1)
+    esp_burst: Burst = _key(400.0, "The same, at once.", "400.0")
     garbage_rate: Rate = _key(10.0, "Answers, without tokens, for SPIs that we never chose.", "10.0")
-    garbage_burst: Rate = _key(20.0, "The same, at once.", "20.0", ge=1)
+    garbage_burst: Burst = _key(20.0, "The same, at once.", "20.0")
     probe_rate: Rate = _key(1.0, "Liveness checks of one SA that hints cause.", "1.0")
-    probe_burst: Rate = _key(3.0, "The same, at once.", "3.0", ge=1)
+    probe_burst: Burst = _key(3.0, "The same, at once.", "3.0")
     lost_child_rate: Rate = _key(1.0, "Children replaced at the peer's word, for each SA.", "1.0")
-    lost_child_burst: Rate = _key(3.0, "The same, at once.", "3.0", ge=1)
+    lost_child_burst: Burst = _key(3.0, "The same, at once.", "3.0")
     mapped_rate: Rate = _key(200.0, "INVALID_SPI with tokens, for ESP SPIs that the SPI map has.", "200.0")
-    mapped_burst: Rate = _key(400.0, "The same, at once.", "400.0", ge=1)
+    mapped_burst: Burst = _key(400.0, "The same, at once.", "400.0")
     check_rate: Rate = _key(200.0, "Denials of IKE SPIs that we chose (SIR).", "200.0")
-    check_burst: Rate = _key(400.0, "The same, at once.", "400.0", ge=1)
+    check_burst: Burst = _key(400.0, "The same, at once.", "400.0")
     check_esp_rate: Rate = _key(50.0, "Denials of ESP SPIs (SIR).", "50.0")
-    check_esp_burst: Rate = _key(100.0, "The same, at once.", "100.0", ge=1)
+    check_esp_burst: Burst = _key(100.0, "The same, at once.", "100.0")
     query_rate: Rate = _key(1.0, "CHECK_SPI queries about one SA that hints cause.", "1.0")
-    query_burst: Rate = _key(3.0, "The same, at once.", "3.0", ge=1)
-    rebuilds_per_hour: Rate = _key(
-        6.0, "New IKE SAs that unauthenticated evidence can cause with one peer, in an hour.", "6.0", ge=1
+    query_burst: Burst = _key(3.0, "The same, at once.", "3.0")
+    rebuilds_per_hour: Burst = _key(
+        6.0, "New IKE SAs that unauthenticated evidence can cause with one peer, in an hour.", "6.0"
     )
     spi_map: bool = _key(True, "Keep the SPI map on disk: tokens go out one round trip earlier.", "true")
     spi_map_size: int = _key(
@@ -412,7 +424,9 @@ class QcdSection(Section):
         86400.0, "For so long the SPI map keeps the child SAs of an ended life.", '"1d"', gt=0
     )
     announce: bool = _key(True, "Tell the peers in the SPI map after a boot, unasked.", "true")
-    announce_rate: Rate = _key(100.0, "Announcements per second; 0: none.", "100.0", le=10**6)
+    announce_rate: Annotated[float, Field(ge=0, le=10**6, allow_inf_nan=False)] = _key(
+        100.0, "Announcements per second; 0: none.", "100.0"
+    )
     announce_rounds: int = _key(5, "How often a peer that does not come back is told.", "5", ge=1, le=20)
     announce_interval: Seconds = _key(
         2.0,

@@ -36,7 +36,13 @@ RUNGS = (
 
 
 def measured(
-    one: Variant, *, resume: bool = False, rtt_ms: float = 100.0, seed: int = 1, failure: str | None = None
+    one: Variant,
+    *,
+    resume: bool = False,
+    rtt_ms: float = 100.0,
+    seed: int = 1,
+    refused: bool = False,
+    failure: str | None = None,
 ) -> Measured:
     """A run that recovered after four round trips and something, or failed."""
     options = one.options(BASE, rtt_ms=rtt_ms, resume=resume, seed=seed)
@@ -53,7 +59,9 @@ def measured(
         evidence=("hint invalid-spi", "qcd-token"),
         failure=failure,
     )
-    return Measured(one, result, Wire(3, 560), Wire(4, 580), RUNGS)
+    first = "IKE_SESSION_RESUME response" if resume and not refused else "IKE_SA_INIT response"
+    rungs = (*RUNGS, Rung(260.0, "bob>alice", first))
+    return Measured(one, result, Wire(3, 560), Wire(4, 580), rungs)
 
 
 def attacked(

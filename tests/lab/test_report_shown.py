@@ -165,6 +165,17 @@ def test_a_run_that_failed_is_not_in_the_median_and_is_named(sample: Report) -> 
     assert rows(none)["Recover"][0] == ("did not recover", "no tunnel")
 
 
+def test_only_what_resumed_counts_as_resumed() -> None:
+    sir = variant("sir")
+    runs = (measured(sir, resume=True), measured(sir, resume=True, seed=2, refused=True))
+    assert rows(report(variants=(sir,), runs=runs))["Recover, session resumed"][0] == (
+        "4.6 RTT",
+        "460 ms; 1 of 2 took a full exchange",
+    )
+    none = report(variants=(sir,), runs=runs[1:])
+    assert rows(none)["Recover, session resumed"][0] == ("\N{EM DASH}", "1 of 1 took a full exchange")
+
+
 def test_an_attack_that_got_through_is_shown_at_the_top() -> None:
     broken = report(attacks=(attacked(), attacked("forge-token", holds=False, sas_lost=1)))
     assert not broken.ok

@@ -119,3 +119,18 @@ def test_an_idle_tunnel_has_no_packets_to_lose() -> None:
     assert result.packets_sent == 0
     assert "the tunnel stood again" in text
     assert "lost" not in text
+
+
+@pytest.mark.parametrize(
+    ("proof", "resume", "ok"),
+    [
+        ("replaced", False, True),
+        ("resumed", False, False),
+        ("resumed", True, True),
+        ("replaced", True, True),
+        ("qcd-token", True, False),
+    ],
+)
+def test_with_a_ticket_a_replacement_may_have_resumed(proof: str, resume: bool, ok: bool) -> None:
+    result = crash(LabOptions(method="reconnect", resume=resume), verdict=verdict(2031, proof))
+    assert result.ok is ok

@@ -162,20 +162,31 @@ def _times(report: Report) -> tuple[Row, ...]:
 def _time(
     report: Report, v: Variant, resume: bool, pick: Callable[[Measured], float | None], which: int | None
 ) -> Cell:
-    runs = report.of(v, resume=resume)
+    asked = report.of(v, resume=resume)
+    runs = tuple(run for run in asked if run.resumed) if resume else asked
     value = spread(runs, pick)
     if value is None:
-        return EMPTY if not runs else Cell("did not recover", _failures(runs), "bad")
+        failures = _failures(asked)
+        return (
+            Cell("did not recover", failures, "bad") if failures else Cell(NONE, _full(asked, runs), "muted")
+        )
     trips = "" if v.theory is None else round_trips(value.median, report.rtt_ms)
     notes = [
         duration(value.median) if trips else "",
         span(duration(value.least), duration(value.greatest)) if value.count > 1 else "",
+        _full(asked, runs),
         f"theory {v.theory[which]:g}" if which is not None and v.theory is not None else "",
         f"{LIVENESS_S:g} s after his death here, 60 s by default"
         if v.method == "liveness" and which == 0
         else "",
     ]
     return Cell(f"{trips} RTT" if trips else duration(value.median), "; ".join(filter(None, notes)))
+
+
+def _full(asked: Sequence[Measured], runs: Sequence[Measured]) -> str:
+    """How many of those that had a ticket went the long way."""
+    count = len(asked) - len(runs)
+    return f"{count} of {len(asked)} took a full exchange" if count else ""
 
 
 def _failures(runs: Sequence[Measured]) -> str:

@@ -51,9 +51,16 @@ class Measured:
     bob: Wire = Wire()
     rungs: tuple[Rung, ...] = ()
 
+    @property
+    def resumed(self) -> bool:
+        """Whether the new SA came from a ticket: a Bob who is away for long, or refuses, costs a full one."""
+        heard = [rung.what for rung in self.rungs if rung.who == "bob>alice" and not rung.lost]
+        return "IKE_SESSION_RESUME response" in heard and "IKE_SA_INIT response" not in heard
+
     def to_record(self) -> dict[str, Any]:
         return self.result.to_record() | {
             "variant": self.variant.key,
+            "resumed": self.resumed,
             "ike_messages": {"alice": asdict(self.alice), "bob": asdict(self.bob)},
         }
 

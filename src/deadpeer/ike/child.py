@@ -72,6 +72,10 @@ class ChildSa:
     successor: int | None = None
     rival: bool = False
     """Made by the peer while our own rekeying of the same child is under way: the nonces will decide."""
+    ours: bool = False
+    """We asked for it."""
+    lowest_nonce: bytes = b""
+    """The lower one of the two that it was made with."""
 
     @property
     def name(self) -> str:
@@ -256,6 +260,8 @@ def install(
         remote_ts=choice.remote_ts,
         created_ns=now.mono_ns,
         deferred=not outbound_now,
+        ours=we_initiated,
+        lowest_nonce=min(nonces),
     )
     sa.env.plane(
         InstallChild(

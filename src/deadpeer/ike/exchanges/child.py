@@ -310,6 +310,23 @@ def announce_child(sa: IkeSa, now: Now, child: ChildSa, old: ChildSa | None) -> 
         remote_ts=[text(s) for s in child.remote_ts],
     )
     sa.env.signal(now, ext.ChildUp(sa, child, old.number if old is not None else None))
+    if old is None and child.number in sa.children:
+        _give_up_double(sa, now, child)
+
+
+def _give_up_double(sa: IkeSa, now: Now, new: ChildSa) -> None:
+    """Both sides asked for the same child: as of two rekeyings (section 2.8.1), who made the one with the
+    lowest nonce deletes it. Both sides see both, in whatever order; only the one that made it acts."""
+    for other in list(sa.children.values()):
+        same = (other.policy, other.local_ts, other.remote_ts) == (new.policy, new.local_ts, new.remote_ts)
+        if not same or other.ours == new.ours or other.state is not ChildState.INSTALLED:
+            continue
+        ours, theirs = (new, other) if new.ours else (other, new)
+        if ours.lowest_nonce < theirs.lowest_nonce and ours.state is ChildState.INSTALLED:
+            sa.env.event("child_redundant", connection=sa.connection.name, child=ours.name, sa=sa.number)
+            ours.successor = theirs.number
+            retire_child(sa, now, ours)
+            sa.submit(now, DeleteChild(ours, ours.spi_in, "redundant"))
 
 
 def _make(

@@ -189,7 +189,10 @@ def _child_deleted(sa: IkeSa, now: Now, spi: bytes) -> int | None:
             sa.env.plane(ActivateOutbound(successor.number))
         sa.drop_child(now, child, "rekeyed", linger_s=sa.env.config.child_linger_s)
     else:
-        sa.drop_child(now, child, "deleted by the peer")
+        # Where another one serves, packets on this one may still be under way.
+        twins = [c for c in sa.children.values() if c.policy == child.policy and c is not child]
+        linger_s = sa.env.config.child_linger_s if twins else 0.0
+        sa.drop_child(now, child, "deleted by the peer", linger_s=linger_s)
         if state is ChildState.INSTALLED:
             sa.env.lifecycle.child_lost(now, sa, child, child.config.close_action)
     return None if decision is Decision.ACKNOWLEDGE else child.spi_in

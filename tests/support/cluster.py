@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from deadpeer.cluster.membership import (
     LifeBegins,
     LifeOver,
-    MemberConfig,
     Membership,
     PersistEpoch,
     Trouble,
 )
 from deadpeer.cluster.secrets import Sealer
+from deadpeer.cluster.steps import MemberConfig
 from deadpeer.cluster.store import (
     Asked,
     Changed,

@@ -22,21 +22,12 @@ Why no token for a living SA can come of it:
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from deadpeer.cluster.fence import Fence, Margin
-from deadpeer.cluster.records import (
-    Keys,
-    LeaseRecord,
-    MemberRecord,
-    RecordError,
-    View,
-    read_view,
-    write_lease,
-    write_member,
-    write_secrets,
-)
-from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer, SecretsError, first_secrets
+from deadpeer.cluster.fence import Fence
+from deadpeer.cluster.records import Keys, RecordError, View, read_view
+from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer, SecretsError
+from deadpeer.cluster.steps import MemberConfig, Self, Step, next_step, rotation_step
 from deadpeer.cluster.store import (
     Asked,
     Changed,
@@ -46,7 +37,6 @@ from deadpeer.cluster.store import (
     Input,
     KeepAlive,
     KeepAliveReply,
-    Put,
     Range,
     RangeReply,
     Replied,
@@ -69,18 +59,6 @@ DOUBT_TTLS = 1.2
 """Times of a lease: how long nobody is written off in a store that we read for the first time."""
 REREAD_S = 30.0
 """Everything is read anew at least so often, whatever the watch says."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemberConfig:
-    """Who this member is. `machine`: anything that no other machine has. `ttl_s`: of the lease, seconds."""
-
-    cluster: str
-    number: int
-    machine: str
-    forward: str = ""
-    ttl_s: int = 5
-    margin: Margin = field(default_factory=Margin)
 
 
 # --- what comes out beside requests ----------------------------------------------------------------
@@ -131,108 +109,6 @@ class Trouble:
 
 
 Output = Asked | PersistEpoch | LifeBegins | LifeOver | SecretsChanged | ViewChanged | Trouble
-
-
-# --- the one next thing ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Self:
-    """What a member knows of itself. `epoch` 0: no life yet. `lease` 0: none."""
-
-    config: MemberConfig
-    disk_epoch: int
-    epoch: int = 0
-    lease: int = 0
-    secrets: ClusterSecrets | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """`kind` names it. `request` None: nothing can be done but wait."""
-
-    kind: str
-    request: Request | None = None
-    epoch: int = 0
-    secrets: ClusterSecrets | None = field(default=None, repr=False)
-
-
-def next_step(
-    view: View, me: Self, sealer: Sealer, entropy: Entropy, unix_s: float, *, may_write_off: bool
-) -> Step | None:
-    """What this member owes the store as it stands in `view`; None: nothing."""
-    keys, number = Keys(me.config.cluster), me.config.number
-    mine, lease = view.members.get(number), view.leases.get(number)
-    if me.epoch and mine is not None and mine.ended >= me.epoch:
-        return Step("life over")
-    if me.epoch and mine is not None and mine.registered > me.epoch:
-        return Step("life over")
-    if lease is not None and lease.machine != me.config.machine:
-        return Step("number taken")
-    if not me.lease:
-        return Step("grant", Grant(me.config.ttl_s))
-    knows = me.secrets.version if me.secrets is not None else 0
-    own = LeaseRecord(me.epoch, me.config.machine, me.config.forward, knows)
-    lease_is = (keys.lease(number), 0 if lease is None else lease.revision)
-    if not me.epoch:
-        registered, ended = (mine.registered, mine.ended) if mine is not None else (0, 0)
-        epoch = max(me.disk_epoch, registered) + 1
-        # Our earlier lives are over: this process is the only one that may use our state directory.
-        record = MemberRecord(epoch, max(ended, epoch - 1))
-        puts = (
-            Put(keys.member(number), write_member(record)),
-            Put(keys.lease(number), write_lease(replace(own, epoch=epoch)), me.lease),
-        )
-        member_is = (keys.member(number), 0 if mine is None else mine.revision)
-        return Step("register", Txn((member_is, lease_is), puts), epoch)
-    forgotten = mine is None or mine.registered < me.epoch  # the store was restored from a backup
-    if forgotten or lease is None or (lease.lease, lease.epoch) != (me.lease, me.epoch):
-        # Not written off: this life goes on.
-        record = MemberRecord(me.epoch, me.epoch - 1)
-        member_is = (keys.member(number), 0 if mine is None else mine.revision)
-        puts = (
-            Put(keys.member(number), write_member(record)),
-            Put(keys.lease(number), write_lease(own), me.lease),
-        )
-        return Step("go on", Txn((member_is, lease_is), puts))
-    owed = _secrets_step(view, me, sealer, entropy, unix_s, own, lease)
-    return owed or (_write_off_step(view, keys, number) if may_write_off else None)
-
-
-def _secrets_step(
-    view: View,
-    me: Self,
-    sealer: Sealer,
-    entropy: Entropy,
-    unix_s: float,
-    own: LeaseRecord,
-    lease: LeaseRecord,
-) -> Step | None:
-    keys = Keys(me.config.cluster)
-    if view.secrets is None:
-        # The first member of all makes them; one that has them puts them back after a loss of the store.
-        secrets = me.secrets or first_secrets(entropy, unix_s)
-        sealed = write_secrets(sealer.seal(secrets, entropy))
-        return Step("found secrets", Txn(((keys.secrets, 0),), (Put(keys.secrets, sealed),)))
-    if me.secrets is None or view.secrets.version != me.secrets.version:
-        return Step("load secrets", secrets=sealer.open(view.secrets))
-    if lease.knows != me.secrets.version:
-        put = Put(keys.lease(me.config.number), write_lease(own), me.lease)
-        return Step("acknowledge secrets", Txn(((put.key, lease.revision),), (put,)))
-    behind = any(other.knows < me.secrets.version for other in view.leases.values())
-    if me.secrets.announced and not behind and me.config.number == min(view.leases):
-        sealed = write_secrets(sealer.seal(me.secrets.activate(), entropy))
-        return Step("activate", Txn(((keys.secrets, view.secrets.revision),), (Put(keys.secrets, sealed),)))
-    return None
-
-
-def _write_off_step(view: View, keys: Keys, me: int) -> Step | None:
-    for number, record in sorted(view.members.items()):
-        if number != me and number not in view.leases and record.ended < record.registered:
-            over = replace(record, ended=record.registered)
-            conditions = ((keys.lease(number), 0), (keys.member(number), record.revision))
-            return Step("write off", Txn(conditions, (Put(keys.member(number), write_member(over)),)))
-    return None
 
 
 # --- the member --------------------------------------------------------------------------------------
@@ -428,7 +304,9 @@ class Membership:
                 unix_s,
                 may_write_off=now_ns >= self._doubt_until_ns,
             )
-            step = step or self._rotation(unix_s)
+            if step is None and self._rotate and self._me.secrets is not None:
+                step = rotation_step(self.view, self._me, self._rotate, self._sealer, self._entropy, unix_s)
+                self._rotate.clear()
         except SecretsError as error:
             self._tell("cluster_key_wrong", str(error))
             self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)
@@ -454,20 +332,6 @@ class Membership:
             case _:
                 assert step.request is not None
                 self._ask(now_ns, step.request, step)
-
-    def _rotation(self, unix_s: float) -> Step | None:
-        secrets, stored = self._me.secrets, self.view.secrets
-        if not self._rotate or secrets is None or stored is None:
-            return None
-        wanted = secrets
-        for kind in self._rotate:
-            wanted = wanted.announce(kind, self._entropy.octets(32), unix_s)
-        self._rotate.clear()
-        if wanted is secrets:
-            return None
-        sealed = write_secrets(self._sealer.seal(replace(wanted, version=secrets.version + 1), self._entropy))
-        put = Put(self._keys.secrets, sealed)
-        return Step("announce", Txn(((put.key, stored.revision),), (put,)))
 
     def _over(self, why: str) -> None:
         self.counters["lives over"] += 1

@@ -1,0 +1,149 @@
+"""The one next thing that a member owes the store. Pure: a table of conditions, each with its transaction.
+
+A transaction does nothing if anything that it was decided by has changed meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from deadpeer.cluster.fence import Margin
+from deadpeer.cluster.records import (
+    Keys,
+    LeaseRecord,
+    MemberRecord,
+    View,
+    write_lease,
+    write_member,
+    write_secrets,
+)
+from deadpeer.cluster.secrets import SECRET_SIZE, ClusterSecrets, KeyKind, Sealer, first_secrets
+from deadpeer.cluster.store import Grant, Put, Request, Txn
+from deadpeer.crypto import Entropy
+
+
+@dataclass(frozen=True, slots=True)
+class MemberConfig:
+    """Who this member is. `machine`: anything that no other machine has. `ttl_s`: of the lease, seconds."""
+
+    cluster: str
+    number: int
+    machine: str
+    forward: str = ""
+    ttl_s: int = 5
+    margin: Margin = field(default_factory=Margin)
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """What a member knows of itself. `epoch` 0: no life yet. `lease` 0: none."""
+
+    config: MemberConfig
+    disk_epoch: int
+    epoch: int = 0
+    lease: int = 0
+    secrets: ClusterSecrets | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`kind` names it. `request` None: nothing can be done but wait."""
+
+    kind: str
+    request: Request | None = None
+    epoch: int = 0
+    secrets: ClusterSecrets | None = field(default=None, repr=False)
+
+
+def next_step(
+    view: View, me: Self, sealer: Sealer, entropy: Entropy, unix_s: float, *, may_write_off: bool
+) -> Step | None:
+    """What this member owes the store as it stands in `view`; None: nothing."""
+    keys, number = Keys(me.config.cluster), me.config.number
+    mine, lease = view.members.get(number), view.leases.get(number)
+    if me.epoch and mine is not None and mine.ended >= me.epoch:
+        return Step("life over")
+    if me.epoch and mine is not None and mine.registered > me.epoch:
+        return Step("life over")
+    if lease is not None and lease.machine != me.config.machine:
+        return Step("number taken")
+    if not me.lease:
+        return Step("grant", Grant(me.config.ttl_s))
+    knows = me.secrets.version if me.secrets is not None else 0
+    own = LeaseRecord(me.epoch, me.config.machine, me.config.forward, knows)
+    lease_is = (keys.lease(number), 0 if lease is None else lease.revision)
+    if not me.epoch:
+        registered, ended = (mine.registered, mine.ended) if mine is not None else (0, 0)
+        epoch = max(me.disk_epoch, registered) + 1
+        # Our earlier lives are over: this process is the only one that may use our state directory.
+        record = MemberRecord(epoch, max(ended, epoch - 1))
+        puts = (
+            Put(keys.member(number), write_member(record)),
+            Put(keys.lease(number), write_lease(replace(own, epoch=epoch)), me.lease),
+        )
+        member_is = (keys.member(number), 0 if mine is None else mine.revision)
+        return Step("register", Txn((member_is, lease_is), puts), epoch)
+    forgotten = mine is None or mine.registered < me.epoch  # the store was restored from a backup
+    if forgotten or lease is None or (lease.lease, lease.epoch) != (me.lease, me.epoch):
+        # Not written off: this life goes on.
+        record = MemberRecord(me.epoch, me.epoch - 1)
+        member_is = (keys.member(number), 0 if mine is None else mine.revision)
+        puts = (
+            Put(keys.member(number), write_member(record)),
+            Put(keys.lease(number), write_lease(own), me.lease),
+        )
+        return Step("go on", Txn((member_is, lease_is), puts))
+    owed = _secrets_step(view, me, sealer, entropy, unix_s, own, lease)
+    return owed or (_write_off_step(view, keys, number) if may_write_off else None)
+
+
+def _secrets_step(
+    view: View,
+    me: Self,
+    sealer: Sealer,
+    entropy: Entropy,
+    unix_s: float,
+    own: LeaseRecord,
+    lease: LeaseRecord,
+) -> Step | None:
+    keys = Keys(me.config.cluster)
+    if view.secrets is None:
+        # The first member of all makes them; one that has them puts them back after a loss of the store.
+        secrets = me.secrets or first_secrets(entropy, unix_s)
+        sealed = write_secrets(sealer.seal(secrets, entropy))
+        return Step("found secrets", Txn(((keys.secrets, 0),), (Put(keys.secrets, sealed),)))
+    if me.secrets is None or view.secrets.version != me.secrets.version:
+        return Step("load secrets", secrets=sealer.open(view.secrets))
+    if lease.knows != me.secrets.version:
+        put = Put(keys.lease(me.config.number), write_lease(own), me.lease)
+        return Step("acknowledge secrets", Txn(((put.key, lease.revision),), (put,)))
+    behind = any(other.knows < me.secrets.version for other in view.leases.values())
+    if me.secrets.announced and not behind and me.config.number == min(view.leases):
+        sealed = write_secrets(sealer.seal(me.secrets.activate(), entropy))
+        return Step("activate", Txn(((keys.secrets, view.secrets.revision),), (Put(keys.secrets, sealed),)))
+    return None
+
+
+def _write_off_step(view: View, keys: Keys, me: int) -> Step | None:
+    for number, record in sorted(view.members.items()):
+        if number != me and number not in view.leases and record.ended < record.registered:
+            over = replace(record, ended=record.registered)
+            conditions = ((keys.lease(number), 0), (keys.member(number), record.revision))
+            return Step("write off", Txn(conditions, (Put(keys.member(number), write_member(over)),)))
+    return None
+
+
+def rotation_step(
+    view: View, me: Self, kinds: Iterable[KeyKind], sealer: Sealer, entropy: Entropy, unix_s: float
+) -> Step | None:
+    """Announce new keys of these kinds; None if there are no secrets yet, or such keys are announced."""
+    if me.secrets is None or view.secrets is None:
+        return None
+    keys, wanted = Keys(me.config.cluster), me.secrets
+    for kind in sorted(kinds):
+        wanted = wanted.announce(kind, entropy.octets(SECRET_SIZE), unix_s)
+    if wanted is me.secrets:
+        return None
+    sealed = write_secrets(sealer.seal(replace(wanted, version=me.secrets.version + 1), entropy))
+    return Step("announce", Txn(((keys.secrets, view.secrets.revision),), (Put(keys.secrets, sealed),)))

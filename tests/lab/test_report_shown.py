@@ -187,6 +187,13 @@ def test_an_attack_that_got_through_is_shown_at_the_top() -> None:
     assert "**FAILS: 1**" in render_markdown(broken)
 
 
+def test_what_could_not_begin_is_a_failure() -> None:
+    broken = report(failed=("attack enumerate on qcd: the attacker did not start",))
+    assert not broken.ok
+    assert words.failures(broken) == broken.failed
+    assert broken.to_record()["failed"] == list(broken.failed)
+
+
 def test_one_attack_on_two_methods_is_told_once(sample: Report) -> None:
     (story,) = words.attack_stories(sample.attacks)
     assert [line.method for line in story.lines] == ["qcd", "sir"]

@@ -27,19 +27,19 @@ from deadpeer.lab.trace import IkeSeen, Sighting, Way
 
 @dataclass(slots=True)
 class Collected:
-    """What the tasks gave, in their order. `missing`: what could not be measured, and why."""
+    """What the tasks gave, in their order. `failed`: what could not even begin, and why."""
 
     runs: list[Measured] = field(default_factory=list)
     attacks: list[AttackResult] = field(default_factory=list)
     costs: Costs | None = None
     reference: Reference = EARLIER
-    missing: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether all that ran came out well, and all that was to run did."""
         return (
-            not self.missing
+            not self.failed
             and all(run.result.ok for run in self.runs)
             and all(attack.ok for attack in self.attacks)
         )
@@ -139,7 +139,7 @@ async def _attack(task: AttackTask, collected: Collected, tracker: Tracker) -> N
     try:
         result = await run_attack(task.attack, task.options, Silent(), seconds=task.duration_s)
     except LabError as error:
-        collected.missing.append(f"{task.title}: {error}")
+        collected.failed.append(f"{task.title}: {error}")
         tracker.done(task.title, str(error), ok=False)
         return
     collected.attacks.append(result)
@@ -152,7 +152,7 @@ async def _costs(task: CostsTask, collected: Collected, tracker: Tracker) -> Non
     try:
         collected.costs = await _measured_apart(task.recoveries)
     except LabError as error:
-        collected.missing.append(f"{task.title}: {error}")
+        collected.failed.append(f"{task.title}: {error}")
         tracker.done(task.title, str(error), ok=False)
         return
     tracker.done(task.title, f"measured from {task.recoveries} recoveries each", ok=True)
@@ -189,7 +189,7 @@ async def _reference(task: ReferenceTask, collected: Collected, tracker: Tracker
     try:
         collected.reference = await measure_reference(task.options)
     except LabError as error:
-        collected.missing.append(f"{task.title}: {error}")
+        collected.failed.append(f"{task.title}: {error}")
         tracker.done(task.title, str(error), ok=False)
         return
     tracker.done(task.title, f"traffic after {collected.reference.recover_s:.0f} s", ok=True)

@@ -98,7 +98,8 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything. `rtt_ms` is the table's; `missing` says what was not measured, and why."""
+    """Everything. `rtt_ms` is the table's; `missing` says what can't be
+    measured here, `failed` what was to be and could not even begin, and why."""
 
     environment: Environment
     quick: bool
@@ -110,11 +111,16 @@ class Report:
     costs: Costs | None = None
     reference: Reference = EARLIER
     missing: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every run recovered by its method and every attack's promise held."""
-        return all(run.result.ok for run in self.runs) and all(attack.ok for attack in self.attacks)
+        """Whether all could begin, every run recovered by its method, and every attack's promise held."""
+        return (
+            not self.failed
+            and all(run.result.ok for run in self.runs)
+            and all(attack.ok for attack in self.attacks)
+        )
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -149,6 +155,7 @@ class Report:
             "variants": [variant.key for variant in self.variants],
             "reference": asdict(self.reference),
             "missing": list(self.missing),
+            "failed": list(self.failed),
             "runs": [run.to_record() for run in self.runs],
             "attacks": [attack_record(attack) for attack in self.attacks],
             "costs": None if self.costs is None else self.costs.to_record(),

@@ -20,7 +20,7 @@ def show(collected: Collected, console: Console) -> None:
         console.print(_runs(collected))
     for result in collected.attacks:
         console.print(_attack(result))
-    for text in collected.missing:
+    for text in collected.failed:
         console.print(Text(text, style="bold red"))
 
 

@@ -270,7 +270,7 @@ def failures(report: Report) -> tuple[str, ...]:
         for one in report.attacks
         if not one.ok
     ]
-    return (*runs, *attacks)
+    return (*report.failed, *runs, *attacks)
 
 
 def commands(report: Report) -> tuple[str, ...]:

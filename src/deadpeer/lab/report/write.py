@@ -63,7 +63,8 @@ async def make_report(wanted: Wanted, command: str, missing: tuple[str, ...], ou
         attacks=tuple(collected.attacks),
         costs=collected.costs,
         reference=collected.reference,
-        missing=(*missing, *collected.missing),
+        missing=missing,
+        failed=tuple(collected.failed),
     )
 
 

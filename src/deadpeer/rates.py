@@ -36,9 +36,9 @@ class Bucket:
         self._at_ns = now_ns
         self._level = rate.burst
 
-    def has(self, now_ns: int, rate: Rate) -> bool:
-        """Whether there is one to take."""
-        return self._refilled(now_ns, rate) >= 1
+    def has(self, now_ns: int, rate: Rate, besides: int = 0) -> bool:
+        """Whether there is one to take, besides so many that are spoken for."""
+        return self._refilled(now_ns, rate) >= 1 + besides
 
     def take(self, now_ns: int, rate: Rate) -> bool:
         """Take one if there is one."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from tests.crash.fakes import FakeCore, FakeSa, at, connection
 from tests.crash.stories import (
     LATENCY_S,
     Mallory,
@@ -32,7 +33,9 @@ from tests.support.invariants import check_one_tunnel
 from tests.support.pair import Pair
 
 from deadpeer.crash.options import CrashOptions, Method, ResumptionOptions
-from deadpeer.crash.rebuilds import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from deadpeer.crash.rebuilds import FIRST_PAUSE_S, LONGEST_PAUSE_S, MAX_PEERS, Rebuilds
+from deadpeer.ike.extension import SaView
+from deadpeer.values import Address
 from deadpeer.wire import Message
 
 BUDGET = 6
@@ -164,23 +167,47 @@ def test_new_sas_that_fail_pause_ever_longer_and_cost_nothing(way: str) -> None:
     assert pair.ping()
 
 
-def test_the_budget_s_tables_are_bounded() -> None:
-    from tests.crash.fakes import FakeCore, FakeSa, at, connection
+class Core(FakeCore):
+    """Whose new SAs are always being built."""
 
-    from deadpeer.crash.rebuilds import MAX_PEERS, Rebuilds
-    from deadpeer.values import Address
+    def rebuild(self, now: object, sa: FakeSa, reason: str) -> bool:
+        return True
 
-    class Core(FakeCore):
-        def rebuild(self, now: object, sa: FakeSa, reason: str) -> bool:
-            return True
 
-    rebuilds = Rebuilds(CrashOptions())
+def budget(options: CrashOptions | None = None) -> Rebuilds:
+    rebuilds = Rebuilds(options or CrashOptions())
     rebuilds.attach(at(0), Core())  # type: ignore[arg-type]
+    return rebuilds
+
+
+def suspect(number: int, name: str = "peer") -> SaView:
+    """One of any number of SAs of a connection's peer."""
+    sa = FakeSa(number, connection(name), True, b"i" * 8, b"r" * 8, Address("a", 1), Address("b", 2))
+    sa.remote_identity = None  # type: ignore[attr-defined]
+    return sa  # type: ignore[return-value]
+
+
+def test_what_is_under_way_is_spoken_for() -> None:
+    """A peer with twenty SAs, all suspected in one moment: six new ones; those that fail give it back."""
+    rebuilds = budget()
+    sas = [suspect(number) for number in range(20)]
+    begun = [sa for sa in sas if rebuilds.begin(at(0), sa, "test")]
+    assert len(begun) == BUDGET
+    assert rebuilds.begin(at(0), suspect(99, "another"), "test")
+    for sa in begun:
+        rebuilds.failed(at(0), sa)
+    again = [sa for sa in sas if rebuilds.begin(at(0), sa, "test")]
+    assert len(again) == BUDGET
+    for sa in again:
+        rebuilds.done(at(0), sa)
+    assert not any(rebuilds.begin(at(1), sa, "test") for sa in sas)
+    assert rebuilds.counters()["rebuilds.under_way"] == 1
+
+
+def test_the_budget_s_tables_are_bounded() -> None:
+    rebuilds = budget()
     for number in range(MAX_PEERS + 100):
-        sa = FakeSa(
-            number, connection(f"c{number}"), True, b"i" * 8, b"r" * 8, Address("a", 1), Address("b", 2)
-        )
-        sa.remote_identity = None  # type: ignore[attr-defined]
-        assert rebuilds.begin(at(0), sa, "test")  # type: ignore[arg-type]
-        rebuilds.done(at(0), sa)  # type: ignore[arg-type]
+        sa = suspect(number, f"c{number}")
+        assert rebuilds.begin(at(0), sa, "test")
+        rebuilds.done(at(0), sa)
     assert rebuilds.counters()["rebuilds.budgets"] <= MAX_PEERS

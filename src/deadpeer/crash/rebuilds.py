@@ -7,6 +7,7 @@ not answer counts nothing: it is begun again after a pause that doubles up to a 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from deadpeer.crash.evidence import same_peer
@@ -39,6 +40,8 @@ class Rebuilds(Extension):
         self._rate = Rate(options.rebuilds_per_hour / 3600.0, options.rebuilds_per_hour)
         self._budgets: dict[str, Bucket] = {}
         self._under_way: dict[int, _Rebuild] = {}
+        self._building: Counter[str] = Counter()
+        """How many of those are with each peer: each may come to be charged."""
         self._pauses: dict[int, _Pause] = {}
         self._peers: dict[str, dict[int, SaView]] = {}
         """The SAs with each peer, by number."""
@@ -59,7 +62,7 @@ class Rebuilds(Extension):
         if pause is not None and now.mono_ns < pause.until_ns:
             return False
         budget = self._budget(now, sa)
-        if not budget.has(now.mono_ns, self._rate):
+        if not budget.has(now.mono_ns, self._rate, besides=self._building[_peer(sa)]):
             self.core.count("rebuild.no_budget")
             if pause is None or not pause.refused:
                 self._pauses[sa.number] = _Pause(now.mono_ns, refused=True)
@@ -69,8 +72,9 @@ class Rebuilds(Extension):
             return False
         self._called_off.discard(sa.number)
         self._under_way[sa.number] = _Rebuild(owner)
+        self._building[_peer(sa)] += 1
         if not self.core.rebuild(now, sa, owner):
-            self._under_way.pop(sa.number, None)
+            self._end(sa)
             self.core.count("rebuild.impossible")
             return False
         self.core.count(f"rebuild.{owner}")
@@ -113,12 +117,12 @@ class Rebuilds(Extension):
 
     def done(self, now: Now, sa: SaView) -> None:
         """The new SA came up."""
-        if self._under_way.pop(sa.number, None) is not None:
+        if self._end(sa):
             self._charge(now, sa)
 
     def failed(self, now: Now, sa: SaView) -> int:
         """It did not come up. Returns when (monotonic ns) to try again at the earliest."""
-        self._under_way.pop(sa.number, None)
+        self._end(sa)
         before = self._pauses.get(sa.number)
         length = FIRST_PAUSE_S if before is None else min(2 * before.length_s, LONGEST_PAUSE_S)
         length = max(length, FIRST_PAUSE_S)
@@ -127,7 +131,7 @@ class Rebuilds(Extension):
 
     def call_off(self, now: Now, sa: SaView, reason: str) -> None:
         """The peer lives, or may live: the new SA is given up, or replaces the old one if it was too far."""
-        if self._under_way.pop(sa.number, None) is None:
+        if not self._end(sa):
             return
         self._charge(now, sa)
         self._called_off.add(sa.number)
@@ -148,9 +152,9 @@ class Rebuilds(Extension):
                 self._peers.setdefault(_peer(new), {})[new.number] = new
             case Condemned(sa=sa):
                 # What is being built goes on: the core recovers with it.
-                self._under_way.pop(sa.number, None)
+                self._end(sa)
             case SaClosed(sa=sa):
-                if self._under_way.pop(sa.number, None) is not None:
+                if self._end(sa):
                     self.core.abandon_rebuild(now, sa, "the old SA is deleted")
                 self._pauses.pop(sa.number, None)
                 self._called_off.discard(sa.number)
@@ -167,6 +171,15 @@ class Rebuilds(Extension):
             "rebuilds.pauses": len(self._pauses),
             "rebuilds.beside": len(self._new),
         }
+
+    def _end(self, sa: SaView) -> bool:
+        """No new SA is being built beside this one any more. False: there was none."""
+        if self._under_way.pop(sa.number, None) is None:
+            return False
+        self._building[_peer(sa)] -= 1
+        if not self._building[_peer(sa)]:
+            del self._building[_peer(sa)]
+        return True
 
     def _gone(self, sa: SaView) -> None:
         sas = self._peers.get(_peer(sa), {})

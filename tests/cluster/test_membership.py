@@ -179,6 +179,26 @@ def test_a_lease_that_a_restored_store_has_forgotten() -> None:
     assert world.violations == []
 
 
+def test_a_key_that_a_restored_store_has_forgotten() -> None:
+    world = up(World(15))
+    backup = world.store.backup()
+    zero = world.members[0]
+    assert zero.process is not None
+    zero.process.rotate(zero.clock_ns(), world.unix_s, KeyKind.QCD)
+    zero.step(None)
+    world.run(3.0)
+    assert zero.process.secrets is not None
+    assert zero.process.secrets.of(KeyKind.QCD)[0].number == 2
+    rings = zero.process.secrets.keys
+    world.store.restore(backup)
+    world.run(10.0)
+    for member in world.members:
+        assert member.process is not None
+        assert member.process.secrets is not None
+        assert member.process.secrets.keys == rings
+    assert world.violations == []
+
+
 def test_a_rotation_leaves_nobody_behind() -> None:
     """
     Member 1 is cut off (and still serves) when a new QCD secret is announced:

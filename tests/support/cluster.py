@@ -17,6 +17,7 @@ from deadpeer.cluster.membership import (
     LifeOver,
     Membership,
     PersistEpoch,
+    SecretsChanged,
     Trouble,
 )
 from deadpeer.cluster.secrets import Sealer
@@ -218,6 +219,8 @@ class Member:
                     self.lives.append(epoch)
                 case LifeOver():
                     self.over += 1
+                case SecretsChanged(secrets=secrets):
+                    process.acknowledge(self.clock_ns(), self.world.unix_s, secrets.version)
                 case Trouble():
                     self.troubles.append(output)
                 case _:

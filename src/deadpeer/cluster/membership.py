@@ -88,7 +88,7 @@ class LifeOver:
 
 @dataclass(frozen=True, slots=True)
 class SecretsChanged:
-    """Use these from now on."""
+    """Use these from now on. What was made with the oldest keys is renewed; then `acknowledge` the version."""
 
     secrets: ClusterSecrets
 
@@ -181,6 +181,12 @@ class Membership:
     def rotate(self, now_ns: int, unix_s: float, kind: KeyKind) -> None:
         """Have a new key of this kind made, announced to all members, and then used by all."""
         self._rotate.add(kind)
+        self._read_due_ns = now_ns
+        self._run(now_ns, unix_s)
+
+    def acknowledge(self, now_ns: int, unix_s: float, version: int) -> None:
+        """Nothing here relies on a key that goes when what this version announces becomes active."""
+        self._me = replace(self._me, knows=max(self._me.knows, version))
         self._read_due_ns = now_ns
         self._run(now_ns, unix_s)
 
@@ -324,10 +330,11 @@ class Membership:
                 self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)
             case "load secrets":
                 assert step.secrets is not None
-                first = self._me.secrets is None
-                self._me = replace(self._me, secrets=step.secrets)
-                if not first:
+                if self._begun:
+                    self._me = replace(self._me, secrets=step.secrets)
                     self._outputs.append(SecretsChanged(step.secrets))
+                else:
+                    self._me = replace(self._me, secrets=step.secrets, knows=step.secrets.version)
                 self._owe(now_ns, unix_s)
             case _:
                 assert step.request is not None
@@ -336,7 +343,7 @@ class Membership:
     def _over(self, why: str) -> None:
         self.counters["lives over"] += 1
         self.fence.close()
-        self._me = replace(self._me, epoch=0, secrets=None)
+        self._me = replace(self._me, epoch=0, secrets=None, knows=0)
         self._begun = self._persisted = False
         self._outputs.append(LifeOver(why))
         self._read_due_ns = 0
@@ -364,7 +371,7 @@ class Membership:
             and self.view.secrets.version == me.secrets.version
             and self._granted is not None
             and lease is not None
-            and (lease.lease, lease.epoch, lease.knows) == (me.lease, me.epoch, me.secrets.version)
+            and (lease.lease, lease.epoch) == (me.lease, me.epoch)
         )
         if not ready or self._granted is None or me.secrets is None:
             return

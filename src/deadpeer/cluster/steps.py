@@ -44,6 +44,8 @@ class Self:
     epoch: int = 0
     lease: int = 0
     secrets: ClusterSecrets | None = None
+    knows: int = 0
+    """The version of the secrets that nothing of ours relies on an older one for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,7 @@ def next_step(
         return Step("number taken")
     if not me.lease:
         return Step("grant", Grant(me.config.ttl_s))
-    knows = me.secrets.version if me.secrets is not None else 0
-    own = LeaseRecord(me.epoch, me.config.machine, me.config.forward, knows)
+    own = LeaseRecord(me.epoch, me.config.machine, me.config.forward, me.knows)
     lease_is = (keys.lease(number), 0 if lease is None else lease.revision)
     if not me.epoch:
         registered, ended = (mine.registered, mine.ended) if mine is not None else (0, 0)
@@ -113,9 +114,14 @@ def _secrets_step(
         secrets = me.secrets or first_secrets(entropy, unix_s)
         sealed = write_secrets(sealer.seal(secrets, entropy))
         return Step("found secrets", Txn(((keys.secrets, 0),), (Put(keys.secrets, sealed),)))
+    if me.secrets is not None and view.secrets.version < me.secrets.version:
+        # The store was restored from a backup: what we have made things with must not be forgotten.
+        newer = sealer.seal(replace(me.secrets, version=me.secrets.version + 1), entropy)
+        put = Put(keys.secrets, write_secrets(newer))
+        return Step("put secrets back", Txn(((keys.secrets, view.secrets.revision),), (put,)))
     if me.secrets is None or view.secrets.version != me.secrets.version:
         return Step("load secrets", secrets=sealer.open(view.secrets))
-    if lease.knows != me.secrets.version:
+    if lease.knows != me.knows:
         put = Put(keys.lease(me.config.number), write_lease(own), me.lease)
         return Step("acknowledge secrets", Txn(((put.key, lease.revision),), (put,)))
     behind = any(other.knows < me.secrets.version for other in view.leases.values())

@@ -17,7 +17,7 @@ from deadpeer.lab.report.model import EARLIER, Reference, Report
 from deadpeer.lab.report.page import render_html
 from deadpeer.lab.report.plot import points
 
-SECTIONS = ("problem", "answer", "comparison", "plot", "ladders", "attacks", "small", "repeat")
+SECTIONS = ("problem", "answer", "comparison", "plot", "ladders", "attacks", "small", "repeat", "checks")
 
 
 @pytest.fixture(scope="module")

@@ -101,8 +101,8 @@ def _attacks(report: Report) -> Iterator[str]:
             yield (
                 f"- against {line.method}: {line.sent} packets sent in {line.seconds} s, {line.answered}"
                 f" answered, {line.amplification} octets back for each; {line.sas_lost} living SAs dropped,"
-                f" {line.rebuilt} new SAs forced; CPU of Alice, Bob {line.cpu}"
-                + (f"; **{_text(line.failure)}**" if line.failure else "")
+                f" {line.rebuilt} new SAs forced; CPU of Alice, Bob {line.cpu},"
+                f" without him {line.cpu_quiet}" + (f"; **{_text(line.failure)}**" if line.failure else "")
             )
         yield ""
         head = ("checked", "bound", *(line.method for line in story.lines))

@@ -27,6 +27,7 @@ def render_html(report: Report) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
+    environment.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
     return environment.get_template("report").render(
         report=report,
         environment=report.environment,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deadpeer.lab.attacks.model import Attack, AttackResult
+from deadpeer.lab.attacks.model import Attack, AttackResult, Cost
 from deadpeer.lab.report import drawing
 from deadpeer.lab.report.model import Measured, Report, Rung, spread
 from deadpeer.lab.report.notation import NONE, duration, octets, round_trips
@@ -55,7 +55,9 @@ class AttackLine:
     sas_lost: int
     rebuilt: int
     cpu: str
+    cpu_quiet: str
     seconds: str
+    held: str
     failure: str
     ok: bool
 
@@ -238,22 +240,25 @@ def attack_line(result: AttackResult) -> AttackLine:
         amplification=NONE if amplification is None else f"{amplification:.2f}",
         sas_lost=result.sas_lost,
         rebuilt=result.rebuilt,
-        cpu=_cpu(result),
+        cpu=_cpu(result.attacked),
+        cpu_quiet=_cpu(result.quiet),
         seconds=f"{result.seconds:.0f}",
+        held=_held(result),
         failure=result.failure,
         ok=result.ok,
     )
 
 
-def _cpu(result: AttackResult) -> str:
-    def shares(alice_s: float, bob_s: float, seconds: float) -> str:
-        return f"{alice_s / seconds:.0%}, {bob_s / seconds:.0%}" if seconds else NONE
+def _held(result: AttackResult) -> str:
+    count, total = sum(check.holds for check in result.checks), len(result.checks)
+    return f"all {total} hold" if result.ok else f"{count} of {total} hold"
 
-    quiet, attacked = result.quiet, result.attacked
-    return (
-        f"{shares(attacked.alice_cpu_s, attacked.bob_cpu_s, attacked.seconds)}"
-        f" ({shares(quiet.alice_cpu_s, quiet.bob_cpu_s, quiet.seconds)})"
-    )
+
+def _cpu(cost: Cost) -> str:
+    """Alice's and Bob's, in percent of a core."""
+    if not cost.seconds:
+        return NONE
+    return f"{cost.alice_cpu_s / cost.seconds:.0%}, {cost.bob_cpu_s / cost.seconds:.0%}"
 
 
 def failures(report: Report) -> tuple[str, ...]:

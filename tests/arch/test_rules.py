@@ -24,7 +24,7 @@ OUTSIDE = {
 
 AT_THE_EDGE = {
     "crypto/entropy.py": {"os"},
-    "plane/steering.py": {"pyroute2", "socket"},
+    "plane/steering.py": {"os", "pyroute2", "socket"},
     "plane/tun.py": {"fcntl", "os", "pyroute2", "socket", "threading"},
     "plane/unix.py": {"os", "pathlib", "socket"},
 }

@@ -183,6 +183,26 @@ def test_bob_crashes_and_is_found_out(road: Road) -> None:
     assert road.alice.wait_for("verdict")["proof"] == "qcd-token"
 
 
+def test_a_tunnel_between_the_outer_addresses_themselves(road: Road) -> None:
+    version = 6 if ":" in road.alice.config.read_text().split("listen")[1][:30] else 4
+    here, there = OUTER[version]
+    for gateway, us, ends in ((road.alice, "alice", (here, there)), (road.bob, "bob", (there, here))):
+        made = road_document(us, "bob" if us == "alice" else "alice", *ends)
+        net = made["connections"]["home"]["children"]["net"]
+        net |= {"local_ts": "dynamic", "remote_ts": "dynamic", "start_action": "start"}
+        made["connections"]["home"]["children"] = {"net": net}
+        if us == "bob":
+            net |= {"start_action": "none"}
+        gateway.write(made)
+    road.bob.start()
+    road.alice.start()
+    road.alice.wait_for("child_up")
+    until(lambda: road.ping(there), lambda: road.alice.log() + road.bob.log())
+    assert road.alice.children()[0]["traffic"]["packets_in"] >= 1
+    assert "dev deadpeer0" in road.route(there)
+    assert not [event for event in road.alice.events() if event["event"] == "route_failed"]
+
+
 def test_in_the_main_table_a_route_to_everywhere_is_refused_and_said(road: Road) -> None:
     made = road_document("alice", "bob", *OUTER[4])
     made["gateway"]["route_table"] = 0

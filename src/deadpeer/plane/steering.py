@@ -21,10 +21,13 @@ nothing.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from socket import AF_INET, AF_INET6, IPPROTO_UDP
+from struct import Struct
 from typing import Any
 
 from .host import IpAddress, IpNetwork, PlaneError
@@ -89,7 +92,8 @@ class Steering:
 
     def release(self) -> None:
         """Let another process have the table."""
-        self._claim.close()
+        if self._claim is not None:
+            self._claim.close()
 
     def _begin(self, ip: Any, version: int) -> bool:
         try:
@@ -102,9 +106,11 @@ class Steering:
                     rule = self._rule(version, self.table, action="goto", goto=end, **chosen)
                     _tolerate(ip, "add", rule, errno.EEXIST)
         except _netlink_error() as error:
-            if error.code in _NOT_THERE:
-                return False
-            raise
+            if error.code not in _NOT_THERE:
+                raise
+            with suppress(_netlink_error()):
+                self._sweep(ip, version)
+            return False
         return True
 
     def _sweep(self, ip: Any, version: int) -> None:
@@ -132,6 +138,8 @@ def delete_route(ip: Any, request: dict[str, Any]) -> None:
             raise
 
 
+_ASKERS = 128
+_CREDENTIALS = Struct("=iII")
 _FAMILIES = {4: AF_INET, 6: AF_INET6}
 _MAIN = 254
 _BY_KERNEL = 2
@@ -141,19 +149,41 @@ _PROTOCOL = 98
 _NOT_THERE = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EINVAL)
 
 
-def _claim(table: int) -> socket.socket:
-    """A name that is free when the process ends, however it does; each network namespace has its own."""
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+def _claim(table: int) -> socket.socket | None:
+    """A name that is free when the process ends, however it does; each network namespace has its own.
+
+    None if somebody holds it who may not set routes for us: such names are there for anybody to take.
+    """
+    name = f"\0deadpeer-routing-table-{table}"
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        claim.bind(f"\0deadpeer-routing-table-{table}")
+        claim.bind(name)
+        claim.listen(_ASKERS)
     except OSError as error:
         claim.close()
         if error.errno != errno.EADDRINUSE:
             raise
+    else:
+        return claim
+    if _holder(name) in (0, os.geteuid()):
         raise PlaneError(
             f"routing table {table} is in use by another gateway; choose another number, {RULES} away or more"
-        ) from None
-    return claim
+        )
+    return None
+
+
+def _holder(name: str) -> int | None:
+    """The user whose process listens at an abstract UNIX address."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(name)
+        except OSError:
+            return None
+        _, uid, _ = _CREDENTIALS.unpack(
+            asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        return int(uid)
 
 
 def _connected(ip: Any, network: IpNetwork) -> bool:

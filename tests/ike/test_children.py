@@ -80,6 +80,18 @@ def test_an_up_of_what_is_up_says_so() -> None:
     check_one_tunnel(pair)
 
 
+def test_two_ups_in_a_row_make_one_child() -> None:
+    pair = Pair.with_psk(children=[child_config(), MORE])
+    pair.up(child="net")
+    pair.feed("alice", Initiate("home", "more", 5))
+    pair.feed("alice", Initiate("home", None, 6))
+    pair.run(2.0)
+    assert pair.alice.done[5].ok
+    assert pair.alice.done[6].ok
+    assert "already" in pair.alice.done[6].text
+    check_one_tunnel(pair, children=2)
+
+
 def test_an_up_does_not_double_a_child_of_another_ike_sa() -> None:
     """Both sides began at once: net in the IKE SA of one, more in that of the other; that may stay so."""
     pair = Pair.with_psk(children=[child_config(), MORE])

@@ -51,10 +51,11 @@ class CreateChild(Exchange):
         self._attempts = 0
 
     def request(self, sa: IkeSa, now: Now) -> Sequence[Payload] | None:
-        self._attempts += 1
-        self.unknown_deleted = set()
-        self._offer = self._propose(sa)
-        return offer_payloads(self._offer)
+        if any(c.name == self.config.name and c.state is ChildState.INSTALLED for c in sa.children.values()):
+            # It came up while this waited: by an earlier request, or the peer's.
+            sa.env.done(self._tag, True, f"{self.config.name} is up already")
+            return None
+        return self._request(sa)
 
     def response(self, sa: IkeSa, now: Now, answer: Message) -> None:
         error = next((n for n in answer.all(Notify) if n.is_error), None)
@@ -80,6 +81,12 @@ class CreateChild(Exchange):
 
     def abandoned(self, sa: IkeSa, now: Now, why: str) -> None:
         sa.env.done(self._tag, False, why)
+
+    def _request(self, sa: IkeSa) -> list[Payload]:
+        self._attempts += 1
+        self.unknown_deleted = set()
+        self._offer = self._propose(sa)
+        return offer_payloads(self._offer)
 
     # --- what differs for a rekey ----------------------------------------------------------------
 
@@ -146,9 +153,8 @@ class RekeyChild(CreateChild):
         if sa.state is not IkeState.ESTABLISHED:
             sa.env.done(self._tag, False, "the IKE SA is being deleted")
             return None
-        payloads = super().request(sa, now)
         spi = self.child.spi_in.to_bytes(4, "big")
-        return [Notify(NotifyType.REKEY_SA, b"", Protocol.ESP, spi), *(payloads or ())]
+        return [Notify(NotifyType.REKEY_SA, b"", Protocol.ESP, spi), *self._request(sa)]
 
     def rival(self, child: ChildSa, nonces: tuple[bytes, bytes]) -> None:
         """The peer rekeyed the same child while our request is under way."""

@@ -1,4 +1,4 @@
-"""The octets in docs/crash-discovery.md are those of the code, and those that its text alone leads to.
+"""The octets and numbers in docs/crash-discovery.md are those of the code, and what its text alone leads to.
 
 Each of the document's blocks "vector NAME" has inputs (`name = value`) and results (`=> name = value`). Every
 block is computed twice: by the code, and by a second implementation that follows the document and uses
@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -19,8 +20,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from deadpeer.cluster.spi import SpiCodec
-from deadpeer.crash import sir_wire
-from deadpeer.crash.options import CrashOptions
+from deadpeer.crash import monitor, policy, rebuilds, sir, sir_wire, strangers
+from deadpeer.crash.options import CrashOptions, ResumptionOptions
 from deadpeer.crash.sir_judgement import WINDOW_FLOOR_S, WINDOW_RTTS, Action, News, Phase, Step, judge
 from deadpeer.crash.sir_wire import CHECK_SPI, TICK_NS, Check, CookieMint, Subject, Verb
 from deadpeer.crash.spi_map import dead_message
@@ -28,6 +29,9 @@ from deadpeer.crash.spi_records import SpiRecord
 from deadpeer.crash.tokens import MakerRole, make_token, token_notify
 from deadpeer.crypto import IkeSuite, derive_ike_keys, prf, resumption_skeyseed, signed_octets
 from deadpeer.crypto.suites import ENCRYPTION_BY_WIRE, GROUP_BY_ID, PRF_BY_ID
+from deadpeer.ike import attempts, refusals, rtt
+from deadpeer.ike.connection import Connection, EndpointConfig
+from deadpeer.ike.exchanges import resume
 from deadpeer.values import Address
 from deadpeer.wire import ExchangeType, Message, Nonce, Notify, NotifyType, decode_message, encode_message
 
@@ -185,8 +189,8 @@ def f(key: bytes, number: int, half: int) -> int:
 
 
 def read_spi(v: Values) -> Results:
-    fields = (int(v["epoch"]) % 2**20) << 44 | int(v["member"]) << 20 | int(v["random"], 16)
-    left, right = fields >> 32, fields & 0xFFFFFFFF
+    packed = (int(v["epoch"]) % 2**20) << 44 | int(v["member"]) << 20 | int(v["random"], 16)
+    left, right = packed >> 32, packed & 0xFFFFFFFF
     for number in range(8):
         left, right = right, left ^ f(h(v, "key"), number, right)
     return {"SPI": f"{left:08x}{right:08x}"}
@@ -197,10 +201,10 @@ def read_spi_check(v: Values) -> Results:
     left, right = both >> 32, both & 0xFFFFFFFF
     for number in reversed(range(8)):
         left, right = right ^ f(h(v, "key"), number, left), left
-    fields = left << 32 | right
-    if fields >> 28 & 0xFFFF:
+    packed = left << 32 | right
+    if packed >> 28 & 0xFFFF:
         return {"origin": "none"}
-    return {"origin": f"epoch {fields >> 44}, member {fields >> 20 & 0xFF}"}
+    return {"origin": f"epoch {packed >> 44}, member {packed >> 20 & 0xFF}"}
 
 
 def payload(next_type: int, body: bytes) -> bytes:
@@ -352,6 +356,48 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
     for name, default in rows.items():
         assert f"| {name} | {default} |" in text, f"| {name} | {default} |"
     assert f"{int(CHECK_SPI)}" in text
+
+
+def test_the_numbers_in_sentences_are_those_of_the_code() -> None:
+    """Where a number stands in a formula or in a sentence; line breaks do not count."""
+    connection = {field.name: field.default for field in fields(Connection)}
+    told = (
+        f"RTT + max(4 x RTTVAR, {rtt.MIN_MARGIN_S:g} s), at most {rtt.MAX_RTO_S:g} s;"
+        f" {rtt.INITIAL_RTO_S:g} s without a measurement",
+        f"| a request is repeated for | {connection['dpd_timeout_s']:g} s |",
+        f"| one attempt at a new IKE SA | {EndpointConfig().init_timeout_s:g} s |",
+        f"| at most {EndpointConfig().retry_cap_s:g} s | backoff grown",
+        f"min({connection['silence_s']:g} s,"
+        f" max({monitor.SILENCE_FLOOR_S:g} s, {monitor.SILENCE_RTTS:g} x RTT))",
+        f"| idle | nothing protected heard for {connection['dpd_delay_s']:g} s |",
+        f"| floor of liveness | {connection['dpd_floor_s']:g} s, and three transmissions |",
+        f"| hints kept per episode | {monitor.MAX_HINTS} |",
+        f"{rebuilds.FIRST_PAUSE_S:g} s, doubled up to {rebuilds.LONGEST_PAUSE_S:g} s",
+        f"kept for {rebuilds.MAX_PEERS} peers",
+        f"from the {sir.PATIENT_AFTER}th on {sir.PATIENT_CAP_S:g} s",
+        f"| doubt about a child | {sir.CHILD_DOUBT_S:g} s after",
+        f"at least {strangers.MIN_REQUEST} octets",
+        f"at least {strangers.MIN_ESP} octets",
+        f"max({strangers.OVERTAKING_S:g} s, 2 x RTT)",
+        f"max({attempts.SILENT_PATIENCE_S:g} s, {attempts.SILENT_PATIENCE_INTERVALS} x RTO)",
+        f"at {EndpointConfig().cookie_threshold} half-open SAs",
+        f"{refusals.PER_SOURCE.per_s:g} / {refusals.PER_SOURCE.burst:g} for each source"
+        f" and {refusals.TOTAL.per_s:g} / {refusals.TOTAL.burst:g} in total",
+        f"| ticket lifetime | {ResumptionOptions().lifetime_s:g} s |",
+        f"| session resume patience | {resume.PATIENCE} transmissions |",
+    )
+    text = " ".join(DOCUMENT.read_text().split())
+    assert [each for each in told if each not in text] == []
+
+
+def test_the_waits_of_reconnect_are_those_of_the_policy() -> None:
+    """Section 12.2."""
+    text = DOCUMENT.read_text()
+    for evidence, wait in policy._RECONNECT.items():
+        sum_ = f"{wait.rtts:g} x RTT" + (" + RTO" if wait.rtos else "")
+        sum_ = f"max({wait.floor_s:g} s, {sum_})" if wait.floor_s else sum_
+        row = f"| reconnect, on {evidence.name} | at t + {sum_} + {policy.BEHIND_RTTS:g}s x RTT |"
+        assert row in text, row
 
 
 NEWS = {

@@ -8,6 +8,7 @@ from deadpeer.crypto import AuthenticationFailed
 from deadpeer.ike import extension as ext
 from deadpeer.ike.collision import Own
 from deadpeer.ike.protection import Opened
+from deadpeer.ike.repeats import Repeats
 from deadpeer.ike.sa import IkeSa
 from deadpeer.ike.window import Arrival
 from deadpeer.values import NS_PER_S, Datagram, Now
@@ -41,7 +42,7 @@ def receive(sa: IkeSa, now: Now, octets: bytes, header: Header, fragmented: bool
     else:
         arrival = sa.recv.classify(header.message_id)
         if arrival is Arrival.REPEATED:
-            _answer_again(sa, octets, datagram)
+            _answer_again(sa, now, octets, datagram)
             return
         if arrival is not Arrival.NEW:
             sa.env.drop(f"request {arrival.value}")
@@ -127,10 +128,15 @@ def _handle_request(sa: IkeSa, now: Now, header: Header, opened: Opened) -> None
         sa.pump(now)
 
 
-def _answer_again(sa: IkeSa, octets: bytes, datagram: Datagram) -> None:
+def _answer_again(sa: IkeSa, now: Now, octets: bytes, datagram: Datagram) -> None:
     stored = sa.recv.stored(octets)
     if not stored:
         sa.env.drop("repeated message ID, other octets")
+        return
+    home = datagram.remote == sa.remote
+    sa.repeats = sa.repeats or Repeats(now.mono_ns)
+    if not sa.repeats.allow(now.mono_ns, octets, stored, home=home):
+        sa.env.drop("repeated request, limited" if home else "repeated request from elsewhere, limited")
         return
     for packet in stored:
         sa.env.transmit(packet, datagram.local, datagram.remote, "response again")

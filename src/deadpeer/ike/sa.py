@@ -16,6 +16,7 @@ from deadpeer.ike.connection import Connection
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.exchange import Exchange
 from deadpeer.ike.protection import Protection
+from deadpeer.ike.repeats import Repeats
 from deadpeer.ike.rtt import RttEstimator
 from deadpeer.ike.state import IkeState
 from deadpeer.ike.window import REKEY_MESSAGE_ID, Packets, RecvWindow, SendWindow
@@ -74,6 +75,7 @@ class IkeSa:
         self.rtt = rtt or RttEstimator()
         self.send = SendWindow()
         self.recv = RecvWindow()
+        self.repeats: Repeats | None = None
         self.keys: IkeKeys | None = None
         self.children: dict[int, ChildSa] = {}
         self.queue: deque[Exchange] = deque()

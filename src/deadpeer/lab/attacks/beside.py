@@ -161,7 +161,10 @@ class Beside:
     def _note_question(self, shot: Shot) -> None:
         if len(self._questions) >= KEPT_QUESTIONS:
             del self._questions[next(iter(self._questions))]
-        key = question_key(shot.payload, shot.lane)
+        seen = look(shot.payload, shot.lane)
+        if isinstance(seen, IkeSeen) and seen.response:
+            return  # nobody owes it an answer
+        key = (shot.way, *question_key(shot.payload, shot.lane))
         self._questions[key] = min(len(shot.payload), self._questions.get(key, len(shot.payload)))
 
     def _hear(self, number: int, sock: socket.socket) -> None:
@@ -180,14 +183,20 @@ class Beside:
             if isinstance(seen, IkeSeen):
                 for name in set(seen.notifies):
                     self._tally.add(f"answers: {name}", len(payload))
-            question = self._questions.get(question_key(payload, lane))
-            if question is None:
-                self._tally.add("answers to nothing", len(payload))
-            else:
-                self._worst = max(self._worst, len(payload) / question)
+            self._compare(way, lane, payload)
             self._attacker.heard(number, way, lane, payload)
             record = {"answer": payload.hex(), "way": way, "lane": lane, "source": number}
             self.out.put(json.dumps(record))
+
+    def _compare(self, way: Way, lane: Lane, payload: bytes) -> None:
+        question = self._questions.get((way, *question_key(payload, lane)))
+        if question is None:
+            self._tally.add("answers to nothing", len(payload))
+        elif len(payload) > self._worst * question:
+            self._worst = len(payload) / question
+            seen = look(payload, lane)
+            what = seen.exchange_name if isinstance(seen, IkeSeen) else "no IKE message"
+            self.out.put(json.dumps({"worst": self._worst, "octets": len(payload), "what": what}))
 
     def _obey(self, data: bytes) -> bool:
         *lines, self._commands = (self._commands + data).split(b"\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deadpeer.cluster.ownership import Ownership, Single
-from deadpeer.cluster.spi import EpochSpis, SpiCodec
+from deadpeer.cluster.spi import EpochSpis, SpiCodec, SpiReader
 from deadpeer.crash import boot
 from deadpeer.crash.announce import Announcer
 from deadpeer.crash.liveness import Liveness
@@ -18,6 +18,7 @@ from deadpeer.crash.reconnect import Reconnect
 from deadpeer.crash.resumption import TicketGateway
 from deadpeer.crash.resumption_client import TicketClient
 from deadpeer.crash.rivals import Rivals
+from deadpeer.crash.shared import ClusterLife
 from deadpeer.crash.sir import Sir
 from deadpeer.crash.sir_responder import SirResponder
 from deadpeer.crash.spi_map import SpiMap
@@ -44,25 +45,31 @@ def build_endpoint(
     *,
     ledger: Ledger | None = None,
     machine_id: bytes = b"",
+    life: ClusterLife | None = None,
 ) -> Endpoint:
-    """An endpoint with crash discovery, in a new boot epoch.
+    """An endpoint with crash discovery, in a new boot epoch, or in the life of a member of a cluster.
 
     `ledger` holds what is kept in records, in memory if None; `machine_id` is anything that no other
-    machine has. The epoch is durable in `store` when this returns. Raises StateError if what the store
-    holds is damaged, OSError if it can't be written.
+    machine has. The epoch is durable in `store` when this returns (that of a member was before). Raises
+    StateError if what the store holds is damaged, OSError if it can't be written.
     """
     ledger = MemoryLedger() if ledger is None else ledger
-    state = boot.start(store, entropy)
-    codec = SpiCodec(state.spi_key)
-    spis = EpochSpis(codec, state.epoch, member, entropy)
+    if life is None:
+        state = boot.start(store, entropy)
+        reader: SpiReader = (codec := SpiCodec(state.spi_key))
+        spis = EpochSpis(codec, state.epoch, member, entropy)
+        ownership: Ownership = Single(codec, state.epoch, member)
+    else:
+        state, reader, spis, ownership = life.state, life.ring, life.spis, life.ownership
     maker = TokenMaker(state, entropy, options)
     spi_map = SpiMap(
-        now, state, codec, maker, ledger, options, machine_id=machine_id, local_hosts=config.local_hosts
+        now, state, reader, maker, ledger, options, machine_id=machine_id, local_hosts=config.local_hosts
     )
     tickets = TicketGateway(store, ledger, entropy, options)
-    extensions = _extensions(
-        Single(codec, state.epoch, member), maker, spi_map, tickets, connections, entropy, options
-    )
+    extensions = _extensions(ownership, maker, spi_map, tickets, connections, entropy, options)
+    if life is not None:
+        life.serve(now, maker, tickets)
+        extensions.append(life)
     return Endpoint(now, config, connections, entropy, spis, extensions)
 
 

@@ -88,7 +88,7 @@ class LifeOver:
 
 @dataclass(frozen=True, slots=True)
 class SecretsChanged:
-    """Use these from now on. What was made with the oldest keys is renewed; then `acknowledge` the version."""
+    """Use these from now on; renew what was made with the oldest keys, then `acknowledge` the version."""
 
     secrets: ClusterSecrets
 

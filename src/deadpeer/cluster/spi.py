@@ -21,8 +21,8 @@ TAG_BITS = 16
 MEMBER_BITS = 8
 RANDOM_BITS = 20
 
-MAX_KEYS = 4
-"""Keys of an `SpiRing`."""
+MAX_KEYS = 5
+"""Keys of an `SpiRing`: one in use, three older ones, one that is announced."""
 
 KEY_SIZE = 32
 """Octets of the key of `SpiCodec`."""
@@ -97,7 +97,7 @@ class SpiReader(Protocol):
 
 
 class SpiRing:
-    """Several keys, newest first: new SPIs are made with the first one, those of all are known.
+    """Several keys: new SPIs are made with the first one, those of all are known.
 
     Each further key lets one more in 2**16 of all foreign SPIs pass.
     """
@@ -105,6 +105,10 @@ class SpiRing:
     __slots__ = ("_codecs",)
 
     def __init__(self, keys: Sequence[bytes]) -> None:
+        self.renew(keys)
+
+    def renew(self, keys: Sequence[bytes]) -> None:
+        """Use these keys from now on; SPIs of keys that are not among them are nobody's."""
         if not 1 <= len(keys) <= MAX_KEYS:
             raise ValueError(f"{len(keys)} SPI keys, not 1 to {MAX_KEYS}")
         self._codecs = tuple(SpiCodec(key) for key in keys)
@@ -114,7 +118,7 @@ class SpiRing:
         return self._codecs[0].encode(epoch, member, random_bits)
 
     def decode(self, spi: bytes) -> SpiOrigin | None:
-        """Where an SPI of 8 octets comes from, by the newest key under which it passes."""
+        """Where an SPI of 8 octets comes from, by the first key under which it passes."""
         found = (codec.decode(spi) for codec in self._codecs)
         return next((origin for origin in found if origin is not None), None)
 

@@ -14,8 +14,8 @@ between drops nothing: the old generations stay, and the command can be given ag
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from deadpeer.crash import boot
 from deadpeer.crash.boot import SECRET_SIZE, BootState, Generation
@@ -56,6 +56,7 @@ class TokenMaker(Extension):
         self._issued: dict[int, _Issued] = {}
         self._sweep_at = FIRST_SWEEP
         self._rotation: _Rotation | None = None
+        self._shared = False
         self._methods: set[TokenMethod] = set()
 
     @property
@@ -118,7 +119,9 @@ class TokenMaker(Extension):
     def command(self, now: Now, command: ExtensionCommand) -> bool:
         if command.extension != self.name:
             return False
-        if command.verb != "rotate":
+        if self._shared:
+            self.core.done(command.tag, False, "the members of the cluster rotate the secret together")
+        elif command.verb != "rotate":
             self.core.done(command.tag, False, f"qcd has no command '{command.verb}', only 'rotate'")
         elif self._rotation is not None:
             left = len(self._rotation)
@@ -133,6 +136,23 @@ class TokenMaker(Extension):
             "qcd.generations": len(self.state.generations),
             "qcd.rotation_waits_for": 0 if self._rotation is None else len(self._rotation),
         }
+
+    # --- a secret that others share --------------------------------------------------------------
+
+    def share(self) -> None:
+        """The secrets are those of a cluster, and come by `adopt`."""
+        self._shared = True
+
+    def adopt(
+        self, now: Now, generations: Sequence[Generation], going: int | None, then: Callable[[], None]
+    ) -> None:
+        """Make tokens with the first of these secrets, and know those of all.
+
+        Tokens of the generation `going` and of older ones are renewed, a few at a time; `then` is called
+        when each taker has its new one or is gone.
+        """
+        self.state = replace(self.state, generations=tuple(generations))
+        self._renew(now, going, then)
 
     # --- tokens ----------------------------------------------------------------------------------
 
@@ -191,19 +211,21 @@ class TokenMaker(Extension):
     # --- rotation --------------------------------------------------------------------------------
 
     def _begin_rotation(self, now: Now, tag: int) -> None:
-        waiting = deque(self._holders_of_doomed())
-        self._rotation = _Rotation(tag, waiting)
+        self._renew(now, self.state.doomed, lambda: self._rotate(tag))
+
+    def _renew(self, now: Now, going: int | None, then: Callable[[], None]) -> None:
+        waiting = deque(self._holders_of(going))
+        self._rotation = _Rotation(then, waiting)
         if waiting:
             self.core.event("rotation_waits", renewals=len(waiting))
         self._advance_rotation(now)
 
-    def _holders_of_doomed(self) -> Iterator[int]:
-        doomed = self.state.doomed
-        if doomed is None:
+    def _holders_of(self, going: int | None) -> Iterator[int]:
+        if going is None:
             return
         for number, issued in self._issued.items():
             # An SA that a rekey has replaced goes in a moment; one that comes up is refreshed then.
-            if issued.sa.established and issued.latest <= doomed:
+            if issued.sa.established and issued.latest <= going:
                 yield number
 
     def _settled(self, now: Now, number: int) -> None:
@@ -222,7 +244,7 @@ class TokenMaker(Extension):
                 self._inform(now, issued)
         if not rotation.renewing:
             self._rotation = None
-            self._rotate(rotation.tag)
+            rotation.then()
 
     def _rotate(self, tag: int) -> None:
         dropped = self.state.doomed
@@ -254,7 +276,7 @@ class _Issued:
 class _Rotation:
     """A rotation in progress: SAs by number whose token is to be, or is being, renewed."""
 
-    tag: int
+    then: Callable[[], None]
     waiting: deque[int]
     renewing: set[int] = field(default_factory=set)
 

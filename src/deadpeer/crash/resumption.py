@@ -76,6 +76,7 @@ class TicketGateway(Extension):
         self._options = options
         self._used = UsedTickets(ledger, options.used_tickets)
         self._ring, self._damaged = _load(store)
+        self._shared = False
         self._longest_s = 0.0
         self._sessions: dict[int, _Session] = {}
         self._shown: dict[bytes, _Shown] = {}
@@ -92,9 +93,15 @@ class TicketGateway(Extension):
         if self._damaged:
             # Unlike a lost QCD secret this costs full exchanges, no more: go on, and say so.
             core.event("ticket_keys_damaged", "warning", remedy="tickets given before are refused")
-        if self._ring.pruned(now.unix_s) != self._ring:
+        if not self._shared and self._ring.pruned(now.unix_s) != self._ring:
             self._keep(self._ring.pruned(now.unix_s))
         self._arm(now)
+
+    def adopt(self, now: Now, ring: KeyRing) -> None:
+        """Use the keys that the members of a cluster share, and make none."""
+        self._shared, self._ring = True, ring
+        self._policies.clear()
+        self._erase = None
 
     # --- giving ----------------------------------------------------------------------------------
 
@@ -289,6 +296,9 @@ class TicketGateway(Extension):
     def command(self, now: Now, command: ExtensionCommand) -> bool:
         if command.extension != self.name:
             return False
+        if self._shared:
+            self.core.done(command.tag, False, "the members of the cluster rotate the ticket key together")
+            return True
         if command.verb != "rotate":
             self.core.done(command.tag, False, f"tickets has no command '{command.verb}', only 'rotate'")
             return True
@@ -341,7 +351,7 @@ class TicketGateway(Extension):
         self.core.persist(RING_NAME, encode_ring(ring))
 
     def _arm(self, now: Now) -> None:
-        end = self._ring.next_end_s
+        end = None if self._shared else self._ring.next_end_s
         self._erase = None
         if end is not None:
             wait = min(max(end - now.unix_s, 0.0) + 1.0, _CHECK_S)

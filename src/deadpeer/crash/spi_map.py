@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from deadpeer.cluster.spi import SpiCodec
+from deadpeer.cluster.spi import SpiReader
 from deadpeer.crash import spi_records
 from deadpeer.crash.boot import BootState
 from deadpeer.crash.maker import HANDOVER, TokenMaker
@@ -55,7 +55,7 @@ class SpiMap(Extension):
         self,
         now: Now,
         state: BootState,
-        codec: SpiCodec,
+        codec: SpiReader,
         maker: TokenMaker,
         ledger: Ledger,
         options: CrashOptions,

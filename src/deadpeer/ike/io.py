@@ -60,11 +60,15 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class ExtensionCommand:
-    """A command for an extension, named by it (for example rotating a secret)."""
+    """A command for an extension, named by it (for example rotating a secret).
+
+    `argument` is anything that the extension knows and the core does not.
+    """
 
     extension: str
     verb: str
     tag: int = 0
+    argument: object = field(default=None, repr=False)
 
 
 Command = Initiate | Terminate | Rekey | Reload | Shutdown | ExtensionCommand

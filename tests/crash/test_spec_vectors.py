@@ -29,7 +29,7 @@ from deadpeer.crash.spi_records import SpiRecord
 from deadpeer.crash.tokens import MakerRole, make_token, token_notify
 from deadpeer.crypto import IkeSuite, derive_ike_keys, prf, resumption_skeyseed, signed_octets
 from deadpeer.crypto.suites import ENCRYPTION_BY_WIRE, GROUP_BY_ID, PRF_BY_ID
-from deadpeer.ike import attempts, refusals, rtt
+from deadpeer.ike import attempts, refusals, repeats, rtt
 from deadpeer.ike.connection import Connection, EndpointConfig
 from deadpeer.ike.exchanges import resume
 from deadpeer.values import Address
@@ -383,6 +383,8 @@ def test_the_numbers_in_sentences_are_those_of_the_code() -> None:
         f"at {EndpointConfig().cookie_threshold} half-open SAs",
         f"{refusals.PER_SOURCE.per_s:g} / {refusals.PER_SOURCE.burst:g} for each source"
         f" and {refusals.TOTAL.per_s:g} / {refusals.TOTAL.burst:g} in total",
+        f"{repeats.HOME.per_s:g} / {repeats.HOME.burst:g} times to the peer's address,"
+        f" {repeats.ELSEWHERE.per_s:g} / {repeats.ELSEWHERE.burst:g} times to another one",
         f"| ticket lifetime | {ResumptionOptions().lifetime_s:g} s |",
         f"| session resume patience | {resume.PATIENCE} transmissions |",
     )

@@ -34,7 +34,8 @@ from tests.support.pair import Pair
 
 from deadpeer.crash.options import CrashOptions, Method, ResumptionOptions
 from deadpeer.crash.rebuilds import FIRST_PAUSE_S, LONGEST_PAUSE_S, MAX_PEERS, Rebuilds
-from deadpeer.ike.extension import SaView
+from deadpeer.crypto import Identity
+from deadpeer.ike.extension import Rebuilt, SaClosed, SaEstablished, SaRekeyed, SaView
 from deadpeer.values import Address
 from deadpeer.wire import Message
 
@@ -168,10 +169,23 @@ def test_new_sas_that_fail_pause_ever_longer_and_cost_nothing(way: str) -> None:
 
 
 class Core(FakeCore):
-    """Whose new SAs are always being built."""
+    """Whose new SAs are always being built, one beside each, and too far to be given up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.building: set[int] = set()
+        self.dismissed: list[int] = []
 
     def rebuild(self, now: object, sa: FakeSa, reason: str) -> bool:
-        return True
+        begun = sa.number not in self.building
+        self.building.add(sa.number)
+        return begun
+
+    def abandon_rebuild(self, now: object, sa: FakeSa, reason: str) -> None:
+        pass
+
+    def dismiss(self, now: object, sa: FakeSa, reason: str) -> None:
+        self.dismissed.append(sa.number)
 
 
 def budget(options: CrashOptions | None = None) -> Rebuilds:
@@ -196,6 +210,7 @@ def test_what_is_under_way_is_spoken_for() -> None:
     assert rebuilds.begin(at(0), suspect(99, "another"), "test")
     for sa in begun:
         rebuilds.failed(at(0), sa)
+        rebuilds.core.building.clear()  # type: ignore[attr-defined]
     again = [sa for sa in sas if rebuilds.begin(at(0), sa, "test")]
     assert len(again) == BUDGET
     for sa in again:
@@ -211,3 +226,31 @@ def test_the_budget_s_tables_are_bounded() -> None:
         assert rebuilds.begin(at(0), sa, "test")
         rebuilds.done(at(0), sa)
     assert rebuilds.counters()["rebuilds.budgets"] <= MAX_PEERS
+
+
+def test_an_sa_that_was_called_off_too_late_replaces_the_old_one_in_any_case() -> None:
+    """
+    The new SA's IKE_AUTH is out when the old one answers. A further suspicion, which can have no new SA built
+    while that one is, does not make it forgotten: when it comes up, one of the two goes.
+    """
+    rebuilds = budget()
+    old, new = suspect(1), suspect(2)
+    assert rebuilds.begin(at(0), old, "test")
+    rebuilds.call_off(at(1), old, "the peer lives")
+    assert not rebuilds.begin(at(2), old, "test")
+    rebuilds.observe(at(3), Rebuilt(old, new))
+    assert rebuilds.core.dismissed == [1]  # type: ignore[attr-defined]
+
+
+def test_a_rekey_makes_no_sa_younger() -> None:
+    """The older of two is rekeyed: the other is the newer one still."""
+    rebuilds = budget()
+    old, new, heir = suspect(1), suspect(2), suspect(3)
+    for sa in (old, new):
+        sa.remote_identity = Identity.parse("bob")  # type: ignore[misc]
+        rebuilds.observe(at(0), SaEstablished(sa))
+    heir.remote_identity = Identity.parse("bob")  # type: ignore[misc]
+    rebuilds.observe(at(1), SaRekeyed(old, heir, True))
+    rebuilds.observe(at(1), SaClosed(old, "rekeyed"))
+    assert rebuilds.sibling(heir) is new
+    assert rebuilds.sibling(new) is None

@@ -45,6 +45,8 @@ class Rebuilds(Extension):
         self._pauses: dict[int, _Pause] = {}
         self._peers: dict[str, dict[int, SaView]] = {}
         """The SAs with each peer, by number."""
+        self._ages: dict[int, int] = {}
+        """Of SAs that a rekey made: the number of the SA that came up by itself."""
         self._new: dict[int, SaView] = {}
         """The new SA that came up beside an old one, by the old one's number, while both stand."""
         self._called_off: set[int] = set()
@@ -70,13 +72,13 @@ class Rebuilds(Extension):
                     "rebuild_refused", "warning", connection=sa.connection.name, sa=sa.number, reason=owner
                 )
             return False
-        self._called_off.discard(sa.number)
         self._under_way[sa.number] = _Rebuild(owner)
         self._building[_peer(sa)] += 1
         if not self.core.rebuild(now, sa, owner):
             self._end(sa)
             self.core.count("rebuild.impossible")
             return False
+        self._called_off.discard(sa.number)
         self.core.count(f"rebuild.{owner}")
         return True
 
@@ -91,11 +93,11 @@ class Rebuilds(Extension):
         newer = [
             other
             for other in self._peers.get(_peer(sa), {}).values()
-            if other.number > sa.number
+            if self._age(other) > self._age(sa)
             and same_peer(sa, other)
             and names <= {child.name for child in other.child_views}
         ]
-        return max(newer, key=lambda other: other.number, default=None)
+        return max(newer, key=self._age, default=None)
 
     def beside(self, new: SaView) -> int | None:
         """The number of the older SA that stands while this one came up beside it."""
@@ -148,8 +150,9 @@ class Rebuilds(Extension):
                     self.core.dismiss(now, old, "replaced")
             case SaEstablished(sa=sa):
                 self._peers.setdefault(_peer(sa), {})[sa.number] = sa
-            case SaRekeyed(new=new):
+            case SaRekeyed(old=old, new=new):
                 self._peers.setdefault(_peer(new), {})[new.number] = new
+                self._ages[new.number] = self._age(old)
             case Condemned(sa=sa):
                 # What is being built goes on: the core recovers with it.
                 self._end(sa)
@@ -159,6 +162,7 @@ class Rebuilds(Extension):
                 self._pauses.pop(sa.number, None)
                 self._called_off.discard(sa.number)
                 self._gone(sa)
+                self._ages.pop(sa.number, None)
                 self._new.pop(sa.number, None)
             case _:
                 pass
@@ -170,6 +174,7 @@ class Rebuilds(Extension):
             "rebuilds.peers": len(self._peers),
             "rebuilds.pauses": len(self._pauses),
             "rebuilds.beside": len(self._new),
+            "rebuilds.ages": len(self._ages),
         }
 
     def _end(self, sa: SaView) -> bool:
@@ -180,6 +185,10 @@ class Rebuilds(Extension):
         if not self._building[_peer(sa)]:
             del self._building[_peer(sa)]
         return True
+
+    def _age(self, sa: SaView) -> int:
+        """Which of two SAs is the newer one: a rekey makes none younger."""
+        return self._ages.get(sa.number, sa.number)
 
     def _gone(self, sa: SaView) -> None:
         sas = self._peers.get(_peer(sa), {})

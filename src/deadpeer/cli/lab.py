@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import os
 import secrets
 import signal
 import sys
@@ -227,7 +228,7 @@ def wanted_of(args: argparse.Namespace) -> tuple[Wanted, tuple[str, ...]]:
         resume=(False, True) if args.resume is None else (args.resume,),
     )
     concerned = wanted.runs and wanted.method in (None, "reconnect")
-    return wanted, () if obstacle is None or not concerned else (f"strongSwan: {obstacle}",)
+    return wanted, () if obstacle is None or not concerned else (f"strongSwan, as Bob and on both sides: {obstacle}",)
 
 
 def _check(args: argparse.Namespace, wanted: Wanted) -> None:
@@ -269,6 +270,8 @@ def _check(args: argparse.Namespace, wanted: Wanted) -> None:
 
 def _strongswan_obstacle() -> str | None:
     """Why strongSwan can't be run here; None: it can."""
+    if os.geteuid() != 0:
+        return "needs root: run it with sudo"
     from deadpeer.lab.netns import require_root
     from deadpeer.lab.strongswan import require_strongswan
 

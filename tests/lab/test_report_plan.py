@@ -109,6 +109,9 @@ def test_an_attack_alone_is_an_attack_alone() -> None:
     (task,) = plan(wanted)
     assert isinstance(task, AttackTask)
     assert task.attack == ATTACKS[0]
+    assert (task.options.rtt_ms, task.options.seed) == (100.0, 7)
+    in_report = attacks(replace(EVERYTHING, sizes=QUICK))[0]
+    assert (in_report.options.rtt_ms, in_report.options.seed) == (20.0, 7)
 
 
 def test_nothing_to_run_is_wrong_usage() -> None:

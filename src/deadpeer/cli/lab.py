@@ -183,7 +183,7 @@ def _many(args: argparse.Namespace) -> int:
         print(*paths, sep="\n", file=out)
         if args.json:
             print_json(report.to_record())
-        return OK if report.ok else FAILED
+        return OK if report.ok else fail("lab", f"not everything held: {paths[0]} says what did not", FAILED)
     collected = asyncio.run(_with_signals(write.run_all(wanted, out)))
     if args.json:
         print_json(collected.to_record())
@@ -191,7 +191,7 @@ def _many(args: argparse.Namespace) -> int:
         from rich.console import Console
 
         show(collected, Console(width=None if sys.stdout.isatty() else 140))
-    return OK if collected.ok else FAILED
+    return OK if collected.ok else fail("lab", "not everything held: see above", FAILED)
 
 
 def wanted_of(args: argparse.Namespace) -> tuple[Wanted, tuple[str, ...]]:
@@ -228,7 +228,9 @@ def wanted_of(args: argparse.Namespace) -> tuple[Wanted, tuple[str, ...]]:
         resume=(False, True) if args.resume is None else (args.resume,),
     )
     concerned = wanted.runs and wanted.method in (None, "reconnect")
-    return wanted, () if obstacle is None or not concerned else (f"strongSwan, as Bob and on both sides: {obstacle}",)
+    return wanted, () if obstacle is None or not concerned else (
+        f"strongSwan, as Bob and on both sides: {obstacle}",
+    )
 
 
 def _check(args: argparse.Namespace, wanted: Wanted) -> None:

@@ -124,7 +124,7 @@ def plan(wanted: Wanted) -> tuple[Task, ...]:
         tasks.append(ReferenceTask(base))
     tasks += _runs(wanted) if wanted.runs else []
     tasks += [
-        AttackTask(attack, _attacked(base, method), sizes.attack_s)
+        AttackTask(attack, _attacked(wanted, method), sizes.attack_s)
         for attack in wanted.attacks
         for method in _methods(attack, wanted)
     ]
@@ -177,6 +177,9 @@ def _methods(attack: Attack, wanted: Wanted) -> tuple[Method, ...]:
     return attack.methods if wanted.sizes.all_methods else attack.methods[:1]
 
 
-def _attacked(base: LabOptions, method: Method) -> LabOptions:
-    # A short way: what an attacker can do in a second is what is asked.
-    return LabOptions(method=method, seed=base.seed)
+def _attacked(wanted: Wanted, method: Method) -> LabOptions:
+    base = wanted.base
+    if wanted.report:
+        # A short way: what an attacker can do in a second is what is asked.
+        return LabOptions(method=method, seed=base.seed)
+    return LabOptions(method=method, rtt_ms=base.rtt_ms, loss=base.loss, netns=base.netns, seed=base.seed)

@@ -44,6 +44,7 @@ def parse(*words: str) -> argparse.Namespace:
         (["--report", "/dev/null/here"], "/dev/null/here"),
         (["--attack", "bribery"], "forge-invalid-spi"),
         (["--attack", "forge-token", "--method", "sir"], "--method qcd"),
+        (["--attack", "forge-token", "--netns"], "--netns"),
         (["--attack", "forge-token", "--seconds", "0.5"], "--seconds"),
         (["--attack", "forge-token", "--seconds", "nan"], "--seconds"),
     ],

@@ -249,6 +249,7 @@ def _check(args: argparse.Namespace, wanted: Wanted) -> None:
         ("--spi-map", args.spi_map),
         ("--no-hints", not args.hints),
         ("--peer strongswan", args.peer != "deadpeer"),
+        ("--netns", args.netns and not wanted.runs),
     ):
         if given:
             raise LabError(

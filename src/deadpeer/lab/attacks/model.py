@@ -84,8 +84,14 @@ class AttackResult:
 
     @property
     def amplification(self) -> float | None:
-        """Octets sent back for each octet of the attacker's; None if he sent none."""
-        return self.answered_octets / self.sent_octets if self.sent_octets else None
+        """Octets sent back for each octet of the attacker's; None if he sent none.
+
+        None, too, for one in the middle: nothing is sent to him or for him to anybody else. What the
+        gateways say to each other because of him is bounded by their budgets, whatever he sends.
+        """
+        if self.attack.place == "on-path" or not self.sent_octets:
+            return None
+        return self.answered_octets / self.sent_octets
 
     @property
     def rebuilt_per_hour(self) -> float:

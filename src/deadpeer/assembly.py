@@ -9,6 +9,7 @@ from deadpeer.cluster.spi import EpochSpis, SpiCodec, SpiReader
 from deadpeer.crash import boot
 from deadpeer.crash.announce import Announcer
 from deadpeer.crash.liveness import Liveness
+from deadpeer.crash.lost_children import LostChildren
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.monitor import Monitor
 from deadpeer.crash.options import CrashOptions
@@ -86,6 +87,7 @@ def _extensions(
     tickets (until the token of a rekeyed SA is with the peer, our crash is found in slower ways), and a
     resumed SA (a proof by itself) before those who asked for one beside another."""
     policy, monitor, rebuilds = Policy(), Monitor(options), Rebuilds(options)
+    lost_children = LostChildren(monitor, options)
     return [
         policy,
         monitor,
@@ -100,6 +102,7 @@ def _extensions(
         Liveness(monitor, policy),
         TokenTaker(monitor, policy),
         spi_map,
-        Strangers(ownership, maker, connections, options, spi_map),
+        lost_children,
+        Strangers(ownership, maker, connections, lost_children, options, spi_map),
         Announcer(spi_map, maker, entropy, options),
     ]

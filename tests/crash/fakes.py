@@ -11,6 +11,7 @@ from deadpeer.cluster.ownership import Single
 from deadpeer.cluster.spi import EpochSpis, SpiCodec
 from deadpeer.crash import boot
 from deadpeer.crash.liveness import Liveness
+from deadpeer.crash.lost_children import LostChildren
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.monitor import Monitor
 from deadpeer.crash.options import CrashOptions, QcdOptions, Roles, TokenMethod
@@ -140,8 +141,8 @@ class FakeCore:
     def find_by_inbound(self, spi_in: int) -> FakeSa | None:
         return next((sa for sa in self.sas if any(c.spi_in == spi_in for c in sa.child_views)), None)
 
-    def find_with_peer(self, remote: Address) -> FakeSa | None:
-        return next((sa for sa in self.sas if sa.remote == remote and sa.established), None)
+    def with_peer(self, remote: Address) -> Sequence[FakeSa]:
+        return [sa for sa in self.sas if sa.remote == remote and sa.established]
 
     def views(self) -> Iterable[FakeSa]:
         return tuple(self.sas)
@@ -212,13 +213,17 @@ class Gateway:
         self.liveness = Liveness(self.monitor, self.policy)
         self.maker = TokenMaker(self.state, entropy, options)
         self.taker = TokenTaker(self.monitor, self.policy)
-        self.strangers = Strangers(Single(codec, self.state.epoch, member), self.maker, connections, options)
+        self.lost_children = LostChildren(self.monitor, options)
+        self.strangers = Strangers(
+            Single(codec, self.state.epoch, member), self.maker, connections, self.lost_children, options
+        )
         self.extensions: list[Extension] = [
             self.policy,
             self.monitor,
             self.liveness,
             self.maker,
             self.taker,
+            self.lost_children,
             self.strangers,
         ]
         for extension in self.extensions:

@@ -379,7 +379,7 @@ def test_sightings_are_bounded() -> None:
     bob, sa = living()
     for n in range(10_000):
         bob.esp(at(0), 0x1000 + n, ALICE)
-    assert len(bob.strangers._lost_children._seen) <= 1024
+    assert bob.lost_children.counters()["lost_children.seen"] <= 1024
     bob.signal(at(1), SaClosed(sa, "deleted"))
 
 

@@ -229,7 +229,7 @@ def test_what_is_not_decided_yet_is_no_sa_for_anybody_and_its_end_leaves_the_old
     old, rival = pair.alice.ike.views()
     assert old.established
     assert not rival.established
-    assert pair.alice.ike.find_with_peer(rival.remote) is old
+    assert pair.alice.ike.with_peer(rival.remote) == [old]
     rival.close(pair.now, "by hand")
     assert old.successor is None
     assert len(old.children) == 1

@@ -86,8 +86,8 @@ def test_bob_follows_a_new_mapping_by_a_request_of_alice() -> None:
     assert sa.remote == Address(OUTSIDE, 40_002)
     assert pair.bob.last("address_changed").fields["old"] == f"{OUTSIDE}:40001"
     assert pair.ping("bob", "10.10.2.1", "10.10.1.1")
-    assert pair.bob.ike.find_with_peer(Address(OUTSIDE, 40_002)) is sa
-    assert pair.bob.ike.find_with_peer(Address(OUTSIDE, 40_001)) is None
+    assert pair.bob.ike.with_peer(Address(OUTSIDE, 40_002)) == [sa]
+    assert pair.bob.ike.with_peer(Address(OUTSIDE, 40_001)) == []
 
 
 def test_bob_follows_a_new_mapping_by_esp() -> None:

@@ -261,7 +261,7 @@ def test_the_tables_find_an_sa_among_thousands_without_walking_through_them() ->
         __iter__ = items = values  # type: ignore[assignment]
 
     table._by_number = Untouchable(table._by_number)
-    assert table.with_peer(sa.remote) is sa
+    assert table.with_peer(sa.remote) == [sa]
     assert table.of_connection("home") == [sa]
     assert table.by_outbound(next(iter(sa.children.values())).spi_out, sa.remote.host) is sa
     assert table.find(sa.spi_i, sa.spi_r) is sa

@@ -1,4 +1,4 @@
-"""What is said about SPIs that we do not know: to strangers, statelessly, and to peers, protected.
+"""What is said to strangers about SPIs that we do not know, statelessly. Peers are told by `lost_children`.
 
 Never a token for a living SA, never more than three times the question, never more often than the
 limiter says, never an answer to a response or to an unprotected message.
@@ -6,12 +6,12 @@ limiter says, never an answer to a response or to an unprotected message.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from deadpeer.cluster.ownership import Ownership, Ruling, Standing, rule
 from deadpeer.crash.limiter import Kind, Limiter
+from deadpeer.crash.lost_children import LostChildren
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.options import CrashOptions, TokenMethod, qcd_of
 from deadpeer.crash.spi_map import SpiMap, dead_message
@@ -24,14 +24,8 @@ from deadpeer.ike.extension import (
     Orphan,
     OrphanEsp,
     OrphanRequest,
-    PeerNotifies,
-    SaClosed,
-    SaView,
-    Signal,
-    Slot,
 )
-from deadpeer.rates import Bucket, Rate
-from deadpeer.values import NS_PER_S, Datagram, Now
+from deadpeer.values import Datagram, Now
 from deadpeer.wire import (
     NON_ESP_MARKER,
     ExchangeType,
@@ -51,11 +45,6 @@ MIN_REQUEST = 57
 
 MIN_ESP = 36
 """SPI and sequence number 8, IV 8, padding and trailer 4, ICV 16: a dummy packet of our shortest suite."""
-
-OVERTAKING_S = 0.2
-"""A packet may overtake the exchange that makes its SA: a peer with a living IKE SA is told about an
-unknown SPI only if packets still come with it so long (or two round trips) after the first one."""
-
 
 KIND_OF: Mapping[Ruling, Kind | None] = {
     Ruling.SILENCE: None,
@@ -79,15 +68,16 @@ class Strangers(Extension):
         ownership: Ownership,
         maker: TokenMaker,
         connections: Sequence[Connection],
+        lost_children: LostChildren,
         options: CrashOptions,
         spi_map: SpiMap | None = None,
     ) -> None:
+        self._lost_children = lost_children
         self._spi_map = spi_map
         self._ownership = ownership
         self._maker = maker
         self._methods_of = _Methods(connections)
         self._options = options
-        self._lost_children = _LostChildren(Rate(options.lost_child_rate, options.lost_child_burst))
 
     def attach(self, now: Now, core: Core) -> None:
         super().attach(now, core)
@@ -102,15 +92,6 @@ class Strangers(Extension):
             case _:
                 return False
         return True
-
-    def observe(self, now: Now, signal: Signal) -> None:
-        match signal:
-            case PeerNotifies(sa=sa, slot=Slot.INFORMATIONAL, notifies=notifies):
-                self._peer_lost_children(now, sa, notifies)
-            case SaClosed(sa=sa):
-                self._lost_children.forget(sa)
-            case _:
-                pass
 
     def counters(self) -> dict[str, int]:
         return self._limiter.sizes()
@@ -192,7 +173,7 @@ class Strangers(Extension):
     # --- ESP -------------------------------------------------------------------------------------
 
     def _esp(self, now: Now, orphan: OrphanEsp) -> None:
-        """RFC 7296 section 1.5: inside the IKE SA where one with the sender lives, else in the clear."""
+        """RFC 7296 section 1.5: inside the IKE SAs where some with the sender live, else in the clear."""
         if orphan.octets < MIN_ESP or orphan.spi < 256:
             self.core.count("orphan.implausible")
             return
@@ -204,11 +185,9 @@ class Strangers(Extension):
         if record is not None and record.local.host == orphan.local.host:
             self._mapped(now, orphan, record)
             return
-        notify = Notify(NotifyType.INVALID_SPI, orphan.spi.to_bytes(4, "big"))
-        sa = self.core.find_with_peer(orphan.remote)
-        if sa is not None:
-            self._tell_peer(now, sa, orphan, notify)
+        if self._lost_children.tell(now, orphan):
             return
+        notify = Notify(NotifyType.INVALID_SPI, orphan.spi.to_bytes(4, "big"))
         if not strangers:
             self.core.count("orphan.silent")
             return
@@ -257,34 +236,6 @@ class Strangers(Extension):
             tokens=tokens,
         )
 
-    def _tell_peer(self, now: Now, sa: SaView, orphan: OrphanEsp, notify: Notify) -> None:
-        if not self._lost_children.tell(now.mono_ns, sa, orphan.spi):
-            self.core.count("lost_child.not_told")
-            return
-        self.core.inform(now, sa, (notify,), "invalid spi")
-        self.core.count("invalid_spi_sent")
-        self.core.event(
-            "invalid_spi_sent",
-            connection=sa.connection.name,
-            sa=sa.number,
-            to=str(orphan.remote),
-            spi=f"{orphan.spi:08x}",
-            protected=True,
-        )
-
-    def _peer_lost_children(self, now: Now, sa: SaView, notifies: Sequence[Notify]) -> None:
-        """Protected INVALID_SPI: the peer lost a child that we still send on (RFC 7296 section 1.5)."""
-        for notify in notifies:
-            if notify.type != NotifyType.INVALID_SPI or len(notify.data) != 4:
-                continue
-            spi = int.from_bytes(notify.data, "big")
-            if all(child.spi_out != spi for child in sa.child_views):
-                self.core.count("lost_child.unknown")
-            elif not self._lost_children.replace(now.mono_ns, sa):
-                self.core.count("lost_child.limited")
-            elif self.core.replace_child(now, sa, spi, "the peer does not know its SPI"):
-                self.core.count("lost_child.replaced")
-
 
 class _Methods:
     """Which methods of making tokens the connections use, by the peers' configured addresses."""
@@ -316,40 +267,6 @@ class _Methods:
                 self._nets.add((net, method))
 
 
-class _LostChildren:
-    """Limits per SA of what we tell the peer about unknown SPIs and of what its telling us causes."""
-
-    def __init__(self, rate: Rate) -> None:
-        self._rate = rate
-        self._told: dict[int, Bucket] = {}
-        self._replaced: dict[int, Bucket] = {}
-        self._seen: OrderedDict[tuple[int, int], int] = OrderedDict()
-
-    def tell(self, now_ns: int, sa: SaView, spi: int) -> bool:
-        """Whether to tell the peer now that packets come with this SPI."""
-        first_ns = self._seen.setdefault((sa.number, spi), now_ns)
-        while len(self._seen) > _MAX_SEEN:
-            self._seen.popitem(last=False)
-        if now_ns - first_ns > _SEEN_FOR_NS:
-            # The sighting is an old one, of a time when this was told or went by itself.
-            self._seen[sa.number, spi] = now_ns
-            return False
-        patience_s = max(OVERTAKING_S, 2 * (sa.rtt_s or 0.0))
-        if now_ns - first_ns < patience_s * NS_PER_S:
-            return False
-        return self._told.setdefault(sa.number, Bucket(now_ns, self._rate)).take(now_ns, self._rate)
-
-    def replace(self, now_ns: int, sa: SaView) -> bool:
-        """Whether to replace a child now at the peer's word."""
-        return self._replaced.setdefault(sa.number, Bucket(now_ns, self._rate)).take(now_ns, self._rate)
-
-    def forget(self, sa: SaView) -> None:
-        self._told.pop(sa.number, None)
-        self._replaced.pop(sa.number, None)
-
-
-_MAX_SEEN = 1024
-_SEEN_FOR_NS = 10 * NS_PER_S
 _PROTECTED = (ExchangeType.IKE_AUTH, ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL)
 
 

@@ -142,8 +142,8 @@ class Endpoint:
         found = self._env.table.child_by_inbound(spi_in)
         return found[0] if found is not None else None
 
-    def find_with_peer(self, remote: Address) -> IkeSa | None:
-        """An established SA whose peer is at exactly this address and port."""
+    def with_peer(self, remote: Address) -> Sequence[IkeSa]:
+        """The established SAs whose peer is at exactly this address and port, oldest first."""
         return self._env.table.with_peer(remote)
 
     def views(self) -> Iterable[IkeSa]:

@@ -142,8 +142,8 @@ class Core(Protocol):
         """The SA that has a child with this inbound ESP SPI."""
         ...
 
-    def find_with_peer(self, remote: Address) -> SaView | None:
-        """An established SA whose peer is at exactly this address and port."""
+    def with_peer(self, remote: Address) -> Sequence[SaView]:
+        """The established SAs whose peer is at exactly this address and port, oldest first."""
         ...
 
     def views(self) -> Iterable[SaView]:

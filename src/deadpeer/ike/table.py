@@ -111,9 +111,9 @@ class SaTable:
                 return sa
         return None
 
-    def with_peer(self, remote: Address) -> IkeSa | None:
-        """An established SA whose peer is at exactly this address and port."""
-        return next((sa for sa in self._peers.get(remote, {}).values() if sa.established), None)
+    def with_peer(self, remote: Address) -> list[IkeSa]:
+        """The established SAs whose peer is at exactly this address and port, oldest first."""
+        return [sa for sa in self._peers.get(remote, {}).values() if sa.established]
 
     def of_connection(self, name: str) -> list[IkeSa]:
         """The SAs of a connection, in any state, oldest first."""

@@ -20,7 +20,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from deadpeer.cluster.spi import SpiCodec
-from deadpeer.crash import monitor, policy, rebuilds, sir, sir_wire, strangers
+from deadpeer.crash import lost_children, monitor, policy, rebuilds, sir, sir_wire, strangers
 from deadpeer.crash.options import CrashOptions, ResumptionOptions
 from deadpeer.crash.sir_judgement import WINDOW_FLOOR_S, WINDOW_RTTS, Action, News, Phase, Step, judge
 from deadpeer.crash.sir_wire import CHECK_SPI, TICK_NS, Check, CookieMint, Subject, Verb
@@ -378,7 +378,7 @@ def test_the_numbers_in_sentences_are_those_of_the_code() -> None:
         f"| doubt about a child | {sir.CHILD_DOUBT_S:g} s after",
         f"at least {strangers.MIN_REQUEST} octets",
         f"at least {strangers.MIN_ESP} octets",
-        f"max({strangers.OVERTAKING_S:g} s, 2 x RTT)",
+        f"max({lost_children.OVERTAKING_S:g} s, 2 x RTT)",
         f"max({attempts.SILENT_PATIENCE_S:g} s, {attempts.SILENT_PATIENCE_INTERVALS} x RTO)",
         f"at {EndpointConfig().cookie_threshold} half-open SAs",
         f"{refusals.PER_SOURCE.per_s:g} / {refusals.PER_SOURCE.burst:g} for each source"

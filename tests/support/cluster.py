@@ -16,11 +16,12 @@ from deadpeer.cluster.membership import (
     LifeBegins,
     LifeOver,
     Membership,
+    Output,
     PersistEpoch,
     SecretsChanged,
     Trouble,
 )
-from deadpeer.cluster.secrets import Sealer
+from deadpeer.cluster.secrets import ClusterSecrets, Sealer
 from deadpeer.cluster.steps import MemberConfig
 from deadpeer.cluster.store import (
     Asked,
@@ -209,24 +210,32 @@ class Member:
         process = self.process
         process.handle(self.clock_ns(), self.world.unix_s, item)
         while (output := process.poll()) is not None:
-            match output:
-                case Asked():
-                    self.world.send(self, output)
-                case PersistEpoch(epoch=epoch):
-                    self.disk_epoch = epoch
-                    process.persisted(self.clock_ns(), self.world.unix_s)
-                case LifeBegins(epoch=epoch):
-                    self.lives.append(epoch)
-                case LifeOver():
-                    self.over += 1
-                case SecretsChanged(secrets=secrets):
-                    process.acknowledge(self.clock_ns(), self.world.unix_s, secrets.version)
-                case Trouble():
-                    self.troubles.append(output)
-                case _:
-                    pass
+            self.obey(process, output)
         self.world.check()
         self._arm()
+
+    def obey(self, process: Membership, output: Output) -> None:
+        """Do what the membership says."""
+        match output:
+            case Asked():
+                self.world.send(self, output)
+            case PersistEpoch(epoch=epoch):
+                self.disk_epoch = epoch
+                process.persisted(self.clock_ns(), self.world.unix_s)
+            case LifeBegins(epoch=epoch):
+                self.lives.append(epoch)
+            case LifeOver():
+                self.over += 1
+            case SecretsChanged(secrets=secrets):
+                self.adopt(process, secrets)
+            case Trouble():
+                self.troubles.append(output)
+            case _:
+                pass
+
+    def adopt(self, process: Membership, secrets: ClusterSecrets) -> None:
+        """Use other secrets: there is nothing here that relies on the old ones."""
+        process.acknowledge(self.clock_ns(), self.world.unix_s, secrets.version)
 
     def _arm(self) -> None:
         if self.process is None or (due := self.process.deadline()) is None:
@@ -256,7 +265,11 @@ class World:
         self._serial = 0
         self.violations: list[str] = []
         for number in range(members):
-            self.members.append(Member(self, number, f"machine-{number}", ttl_s=ttl_s))
+            self.members.append(self.make_member(number, ttl_s))
+
+    def make_member(self, number: int, ttl_s: int) -> Member:
+        """A machine that is not started yet."""
+        return Member(self, number, f"machine-{number}", ttl_s=ttl_s)
 
     @property
     def unix_s(self) -> float:

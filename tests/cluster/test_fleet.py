@@ -1,0 +1,234 @@
+"""Whole gateways as members of a cluster: no token for a living SA, from nobody, ever; and all come back."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from tests.support.fleet import Fleet, Gateway, S
+
+from deadpeer.cluster.secrets import KeyKind
+from deadpeer.crash.options import Method, PolicyOptions, QcdOptions, SirOptions
+from deadpeer.values import Address, Datagram
+
+QCD = (PolicyOptions((Method.QCD, Method.LIVENESS)),)
+SIR = (QcdOptions("off"), SirOptions("force"), PolicyOptions((Method.SIR, Method.LIVENESS)))
+SEEDS = int(os.environ.get("DEADPEER_SEEDS", "15"))
+MALLORY = Address("203.0.113.66", 4500)
+
+
+def reveal_attempts(fleet: Fleet) -> None:
+    """Every captured request, to every member, from the victim and from Mallory, with both flags."""
+    for captured in list(fleet.captured):
+        flipped = bytearray(captured.payload)
+        flipped[4 + 19] ^= 0x08
+        for payload in (captured.payload, bytes(flipped)):
+            for member, gateway in enumerate(fleet.gateways):
+                if gateway.node is None:
+                    continue
+                for sender in (captured.local, MALLORY):
+                    fleet.inject(member, Datagram(payload, sender, captured.remote))
+
+
+def test_clients_of_a_dead_member_come_back_by_the_tokens_of_others() -> None:
+    """
+    Member 0 dies. Its lease runs out, another member writes its life off, the balancer moves its clients:
+
+      ESP, old SA       ──────▶  member 1: made by 0, whose life has ended: INVALID_SPI
+      liveness request  ──────▶  member 1: INVALID_IKE_SPI, the token that 0 would have made
+      new SA            ◀─────▶  member 1
+    """
+    fleet = Fleet(1, members=3, clients=6, extensions=QCD).up()
+    fleet.gateways[0].crash()
+    fleet.traffic(5.5)
+    fleet.evacuate()
+    fleet.traffic(0.5)
+    assert fleet.flows() == [True] * 6
+    assert [c.verdicts() for c in fleet.clients] == [["qcd-token"], [], [], ["qcd-token"], [], []]
+    assert fleet.told >= 2
+    assert fleet.violations == []
+
+
+def test_before_the_lease_has_run_out_nobody_says_a_word() -> None:
+    """The balancer is faster than the membership: silence, then the token."""
+    fleet = Fleet(2, members=3, clients=3, extensions=QCD).up()
+    fleet.gateways[0].crash()
+    fleet.evacuate()
+    fleet.traffic(2.0)
+    assert fleet.told == 0
+    assert fleet.flows() == [False, True, True]
+    fleet.traffic(6.0)
+    assert fleet.flows() == [True] * 3
+    assert fleet.clients[0].verdicts() == ["qcd-token"]
+    assert fleet.violations == []
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+def test_packets_of_a_living_sa_that_a_balancer_brings_to_another_member(forwards: bool) -> None:
+    fleet = Fleet(3, members=3, clients=3, extensions=QCD).up()
+    for gateway in fleet.gateways:
+        gateway.forwards = forwards
+    for client in fleet.clients:
+        fleet.rebalance(client.host, (fleet.table[client.host] + 1) % 3)
+    fleet.traffic(3.0)
+    assert fleet.flows() == [forwards] * 3
+    reveal_attempts(fleet)
+    fleet.run(1.0)
+    assert fleet.told == 0
+    assert fleet.violations == []
+    assert [c.verdicts() for c in fleet.clients] == [[], [], []]
+
+
+def test_a_member_that_lost_its_sas_says_so_itself() -> None:
+    """Robustness: the owner lives and decides by its own table, whoever brings the question."""
+    fleet = Fleet(4, members=3, clients=3, extensions=QCD).up()
+    fleet.gateways[1].crash()
+    fleet.run(0.3)
+    fleet.gateways[1].boot()
+    fleet.run(0.5)
+    assert fleet.gateways[1].lives == [1, 2]
+    fleet.traffic(1.0)
+    assert fleet.flows() == [True] * 3
+    assert fleet.clients[1].verdicts() == ["qcd-token"]
+    assert fleet.violations == []
+
+
+@pytest.mark.parametrize("frozen_s", [2.0, 30.0])
+def test_a_member_that_was_stopped_and_goes_on(frozen_s: float) -> None:
+    """SIGSTOP, SIGCONT: its socket's queue is full of packets, and the first thing it asks is its fence."""
+    fleet = Fleet(5, members=3, clients=3, extensions=QCD).up()
+    frozen = fleet.gateways[0]
+    frozen.frozen = True
+    fleet.traffic(frozen_s / 2)
+    if frozen_s > 5:
+        fleet.evacuate()
+    fleet.traffic(frozen_s / 2)
+    frozen.thaw()
+    fleet.traffic(5.0)
+    assert fleet.violations == []
+    assert fleet.flows() == [True] * 3
+    assert fleet.clients[0].verdicts() == (["qcd-token"] if frozen_s > 5 else [])
+
+
+def test_the_store_is_away_for_a_minute() -> None:
+    """All are fenced, no SA is deleted, and all go on without a handshake, for their lives still hold."""
+    fleet = Fleet(6, members=3, clients=3, extensions=QCD).up()
+    spis = [[sa.spi_i for sa in g.node.endpoint.views()] for g in fleet.gateways if g.node]
+    fleet.store_up = False
+    fleet.traffic(10.0, 0.2)
+    assert fleet.flows() == [False] * 3
+    fleet.run(45.0)
+    fleet.store_up = True
+    fleet.store.new_leader()
+    back_ns = fleet.now_ns
+    fleet.traffic(3.0, 0.1)
+    assert fleet.flows() == [True] * 3
+    assert fleet.now_ns - back_ns < 5 * S
+    assert [[sa.spi_i for sa in g.node.endpoint.views()] for g in fleet.gateways if g.node] == spis
+    assert fleet.told == 0
+    assert fleet.violations == []
+
+
+def test_with_a_long_lease_nobody_notices_that_the_store_is_away() -> None:
+    fleet = Fleet(7, members=3, clients=3, ttl_s=90, extensions=QCD).up()
+    fleet.store_up = False
+    sent = [c.heard for c in fleet.clients]
+    fleet.traffic(55.0, 0.1)
+    fleet.run(0.1)
+    assert [c.heard - old for c, old in zip(fleet.clients, sent, strict=True)] == [550] * 3
+
+
+def test_a_rotated_secret_recovers_the_clients_of_a_dead_member() -> None:
+    """Tokens made before rotations and after them, by a member that died."""
+    fleet = Fleet(8, members=3, clients=3, extensions=QCD).up()
+    for _ in range(6):
+        process = fleet.gateways[2].process
+        assert process is not None
+        process.rotate(fleet.gateways[2].clock_ns(), fleet.unix_s, KeyKind.QCD)
+        fleet.gateways[2].step(None)
+        fleet.run(4.0)
+    secrets = fleet.gateways[1].process.secrets  # type: ignore[union-attr]
+    assert secrets is not None
+    assert [key.number for key in secrets.of(KeyKind.QCD)] == [7, 6, 5, 4]
+    fleet.gateways[0].crash()
+    fleet.traffic(6.0)
+    fleet.evacuate()
+    fleet.traffic(1.0)
+    assert fleet.clients[0].verdicts() == ["qcd-token"]
+    assert fleet.flows() == [True] * 3
+    assert fleet.violations == []
+
+
+def test_sir_denies_only_what_has_ended() -> None:
+    fleet = Fleet(9, members=3, clients=3, extensions=SIR).up()
+    fleet.gateways[0].crash()
+    fleet.evacuate()
+    fleet.traffic(3.0)
+    assert fleet.told == 0
+    fleet.traffic(6.0)
+    assert fleet.clients[0].verdicts() == ["sir"]
+    assert fleet.flows() == [True] * 3
+    assert fleet.violations == []
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_random_lives(seed: int) -> None:
+    """Crashes, freezes, partitions, outages, moved sessions, rotations; Mallory asks everybody for tokens.
+
+    DEADPEER_SEEDS=400 plays more lives than the ordinary few.
+    """
+    fleet = Fleet(seed, members=2 + seed % 5, clients=3, extensions=(QCD, SIR, ())[seed % 3])
+    dice = fleet.dice
+    for gateway in fleet.gateways:
+        gateway.drift = dice.uniform(-0.004, 0.004)
+        gateway.watch_delay_s = dice.choice([0.001, 0.1, 3.0])
+        gateway.forwards = dice.random() < 0.7
+    fleet.store.drift = dice.uniform(-0.004, 0.004)
+    fleet.up()
+    for _ in range(12):
+        gateway = dice.choice(fleet.gateways)
+        match dice.randrange(9):
+            case 0 | 1:
+                gateway.crash()
+            case 2:
+                gateway.frozen = gateway.process is not None
+            case 3:
+                gateway.cut_off = True
+            case 4:
+                fleet.heal()
+            case 5:
+                fleet.store_up = not fleet.store_up
+            case 6:
+                for client in fleet.clients:
+                    fleet.rebalance(client.host, dice.randrange(len(fleet.gateways)))
+            case 7:
+                fleet.evacuate()
+            case _:
+                _rotate(fleet, gateway)
+        for each in fleet.gateways:
+            if each.process is None and dice.random() < 0.4:
+                each.boot()
+            if each.frozen and dice.random() < 0.4:
+                each.thaw()
+        fleet.traffic(dice.choice([0.2, 1.0, 3.0, 6.0]), 0.1)
+        if dice.random() < 0.5:
+            reveal_attempts(fleet)
+        assert fleet.violations == []
+    fleet.store_up = True
+    fleet.heal()
+    for each in fleet.gateways:
+        each.boot() if each.process is None else each.thaw()
+    fleet.run(10.0)
+    fleet.evacuate()
+    for _ in range(30):
+        fleet.traffic(5.0, 0.2)
+        if all(fleet.flows()):
+            break
+    assert fleet.flows() == [True] * 3, [c.node.events[-5:] for c in fleet.clients]
+    assert fleet.violations == []
+
+
+def _rotate(fleet: Fleet, gateway: Gateway) -> None:
+    if gateway.process is not None and gateway.process.epoch and not gateway.frozen:
+        gateway.process.rotate(gateway.clock_ns(), fleet.unix_s, fleet.dice.choice(list(KeyKind)))
+        gateway.step(None)

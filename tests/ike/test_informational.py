@@ -13,6 +13,7 @@ from deadpeer.crypto import Identity
 from deadpeer.ike.connection import LocalAuth, RemoteAuth
 from deadpeer.ike.exchange import Exchange
 from deadpeer.ike.exchanges.informational import Inform
+from deadpeer.ike.extension import Extension, SaView, Slot
 from deadpeer.ike.io import Initiate, Terminate
 from deadpeer.ike.sa import IkeSa
 from deadpeer.values import Now
@@ -309,3 +310,28 @@ def test_initial_contact_leaves_other_identities_and_connections_alone() -> None
     assert pair.alice.done[2].ok
     assert pair.bob.ike.sizes()["ike_sas"] == 2
     assert "verdict" not in pair.bob.kinds()
+
+
+class Boaster(Extension):
+    """Says in IKE_AUTH that it takes eight requests at a time."""
+
+    def notifies(self, now: Now, slot: Slot, sa: SaView, *, response: bool) -> Sequence[Notify]:
+        return (Notify(NotifyType.SET_WINDOW_SIZE, (8).to_bytes(4, "big")),) if slot is Slot.AUTH else ()
+
+
+def test_set_window_size_of_the_peer_changes_nothing() -> None:
+    """Section 2.3: it allows more requests at a time, and demands none. We go on with one."""
+    pair = Pair.with_psk()
+    env = pair.bob.ike._env
+    env.extensions = (*env.extensions, Boaster())
+    pair.up()
+    sa = sa_of(pair, "alice")
+    pair.hold()
+    for _ in range(3):
+        sa.submit(pair.now, Ask(ExchangeType.INFORMATIONAL, ()))
+    pair._drain(pair.alice)
+    assert len(pair.held) == 1
+    pair.hold_rule = lambda sent: False
+    pair.release()
+    pair.run(1.0)
+    check_one_tunnel(pair)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.support.invariants import check_agreement
 from tests.support.pair import ESP_PROPOSAL, Pair, child_config, host_selector, mirrored
 
+from deadpeer.crash.options import Method, PolicyOptions, QcdOptions, SirOptions
 from deadpeer.crypto import ProposalTemplate, parse_proposal
 from deadpeer.ike.connection import ChildConfig, Lifetime
 from deadpeer.ike.io import Initiate, Rekey, Terminate
@@ -108,6 +110,32 @@ def test_child_whose_rekeying_failed_is_rekeyed_later_in_the_ike_sa_of_that_time
     assert pair.bob.done[6].ok
     assert pair.ping()
     assert spis(pair) != first
+
+
+@pytest.mark.parametrize("held_s", [3.0, 7.0])
+def test_a_new_ike_sa_that_the_peer_deleted_before_we_knew_it_is_found_dead_soon(held_s: float) -> None:
+    """
+    Alice                                Bob
+      rekey IKE SA   ────────────────▶
+                            ╭─────────   response (late)
+                     ◀──────┼─────────   DELETE of the new one: unknown SPIs, dropped
+                            ╰─────────▶
+      empty request  ────────────────▶   is it there?
+    """
+    quiet = {"extensions": (QcdOptions("off"), SirOptions("off"), PolicyOptions((Method.LIVENESS,)))}
+    pair = Pair.with_psk(both={**quiet, "dpd_delay_s": 1000.0, "dpd_timeout_s": 4.0, "dpd_floor_s": 5.0})
+    pair.up()
+    pair.hold("CREATE_CHILD_SA response", "response again", sender="bob")
+    pair.feed("alice", Rekey("home", None, 5))
+    pair.run(0.2)
+    pair.feed("bob", Terminate("home", None, 6))
+    pair.run(held_s)
+    pair.hold_rule = lambda sent: False
+    pair.release()
+    pair.run(20.0)
+    assert pair.bob.done[6].ok
+    check_agreement(pair)
+    assert "rekeyed late" in pair.reasons("alice") or held_s < 5.0
 
 
 def his_child(proposal: ProposalTemplate) -> ChildConfig:

@@ -26,7 +26,11 @@ class Outstanding:
 
 
 class SendWindow:
-    """Our requests. One is outstanding at a time, which every peer must support (section 2.3)."""
+    """Our requests. One is outstanding at a time, which every peer must support (section 2.3).
+
+    SET_WINDOW_SIZE says what its sender can take, not what we must use: the peer's is ignored, and since we
+    send none the peer keeps to one as well.
+    """
 
     def __init__(self, next_id: int = 0) -> None:
         self.next_id = next_id

@@ -20,11 +20,11 @@ from deadpeer.ike import extension as ext
 from deadpeer.ike.child import NONCE_OCTETS
 from deadpeer.ike.collision import Decision, Incoming, Own, decide, ours_is_redundant, retry_after_s
 from deadpeer.ike.exchange import Exchange, own_request
-from deadpeer.ike.exchanges.informational import DeleteIke
+from deadpeer.ike.exchanges.informational import DeleteIke, Probe
 from deadpeer.ike.extension import Slot
 from deadpeer.ike.handover import await_decision, discard, retire, successor_of, take_over
 from deadpeer.ike.sa import IkeSa, IkeState
-from deadpeer.values import Now
+from deadpeer.values import NS_PER_S, Now
 from deadpeer.wire import (
     ExchangeType,
     KeyExchange,
@@ -38,6 +38,9 @@ from deadpeer.wire import (
 )
 
 MAX_ATTEMPTS = 5
+LATE_S = 2.0
+"""After a response that took so long it is asked whether the peer still has the new IKE SA: its DELETE can
+have come, and have been given up, when we did not know the SPIs yet."""
 
 
 class RekeyIke(Exchange):
@@ -55,6 +58,7 @@ class RekeyIke(Exchange):
         self._rival_nonces = (b"", b"")
         self._key_pair: KeyPair | None = None
         self._nonce = b""
+        self._asked_ns = 0
         self._own_spi = b""
         self._offered: SecurityAssociation | None = None
 
@@ -63,6 +67,7 @@ class RekeyIke(Exchange):
             sa.env.done(self._tag, False, "the IKE SA is being deleted")
             return None
         self._attempts += 1
+        self._asked_ns = now.mono_ns
         groups = acceptable_groups(sa.connection.proposals)
         preferred = self._group or sa.suite.group
         self._key_pair = generate_key(preferred if preferred in groups else groups[0], sa.env.entropy)
@@ -122,6 +127,8 @@ class RekeyIke(Exchange):
         new.env.signal(now, ext.PeerNotifies(new, Slot.IKE_REKEY, answer.all(Notify)))
         sa.submit(now, DeleteIke("rekeyed"))
         sa.env.done(self._tag, True, "IKE SA rekeyed")
+        if now.mono_ns - self._asked_ns >= LATE_S * NS_PER_S:
+            new.submit(now, Probe("rekeyed late"))
 
     def _living_rival(self) -> IkeSa | None:
         return self._rival if self._rival is not None and not self._rival.is_closed() else None

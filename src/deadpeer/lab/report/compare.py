@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from deadpeer.lab.attacks.model import AttackResult
 from deadpeer.lab.costs.model import (
     AUTHENTICATION_TITLES,
     AUTHENTICATIONS,
@@ -106,7 +107,7 @@ def _design(report: Report) -> tuple[Row, ...]:
             "Proof of the loss",
             "by design; every verdict in the log names its evidence",
             lambda v: Cell(v.proof),
-            Cell("165 s of retransmissions unanswered"),
+            Cell("165 s without an answer"),
         ),
     )
 
@@ -395,15 +396,20 @@ def _safety(report: Report) -> tuple[Row, ...]:
 
 
 def _attacks(report: Report, v: Variant) -> Cell:
-    results = [attack for attack in report.attacks if attack.method == v.method]
+    results = _tried(report, v)
     if not results:
         return EMPTY
     held = sum(result.ok for result in results)
     return Cell(f"{held} of {len(results)}", "", "good" if held == len(results) else "bad")
 
 
+def _tried(report: Report, v: Variant) -> list[AttackResult]:
+    """The attacks are on two gateways of ours."""
+    return [one for one in report.attacks if one.method == v.method and v.peer == "deadpeer"]
+
+
 def _sas_lost(report: Report, v: Variant) -> Cell:
-    results = [attack for attack in report.attacks if attack.method == v.method]
+    results = _tried(report, v)
     if not results:
         return EMPTY
     off, on = (

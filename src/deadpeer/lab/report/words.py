@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from deadpeer.lab.attacks.model import Attack, AttackResult, Cost
 from deadpeer.lab.report import drawing
 from deadpeer.lab.report.model import Measured, Report, Rung, spread
-from deadpeer.lab.report.notation import NONE, duration, octets, round_trips
+from deadpeer.lab.report.notation import NARROW, NONE, duration, octets, round_trips
 from deadpeer.lab.report.variants import Variant
 
 COLOURS = {
@@ -258,7 +258,7 @@ def _cpu(cost: Cost) -> str:
     """Alice's and Bob's, in percent of a core."""
     if not cost.seconds:
         return NONE
-    return f"{cost.alice_cpu_s / cost.seconds:.0%}, {cost.bob_cpu_s / cost.seconds:.0%}"
+    return f"{cost.alice_cpu_s / cost.seconds:.0%},{NARROW}{cost.bob_cpu_s / cost.seconds:.0%}"
 
 
 def failures(report: Report) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ def render_html(report: Report) -> str:
         reference_note=words.reference_note(report),
         commands=words.commands(report),
         rtt=f"{report.rtt_ms:g}",
+        down=f"{report.down_s:g}",
         rtts=", ".join(f"{rtt:g}" for rtt in report.rtts_ms),
         took=f"{clock_text(report.environment.took_s)} minutes",
     )

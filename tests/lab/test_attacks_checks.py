@@ -44,6 +44,7 @@ GOOD = Observed(
     rebuilt=0,
     inner_sent=1000,
     inner_lost=0,
+    starved=0,
     memory_mb={"alice": (40.0, 41.0), "bob": (40.0, 40.0)},
     counters={"alice": {"endpoint": {"token_mismatch": 9, "check.bad_cookie": 9, "attack_suspected": 1}}},
     internal_errors=0,
@@ -113,6 +114,11 @@ def test_in_the_middle_one_may_be_replaced_but_none_lost() -> None:
     assert broken("mitm-chaos", replace(IN_THE_MIDDLE, inner_lost=14), "qcd") == ["inner packets lost"]
 
 
+def test_what_a_busy_machine_loses_is_not_the_attackers_doing() -> None:
+    assert broken("forge-token", replace(GOOD, inner_lost=11)) == ["inner packets lost"]
+    assert broken("forge-token", replace(GOOD, inner_lost=11, starved=1)) == []
+
+
 def test_the_budget_of_new_sas() -> None:
     on, off = scenario("mitm-chaos"), scenario("forge-invalid-spi")
     assert budget(on, LabOptions(method="qcd"), 30.0) == budget(off, LabOptions(method="sir"), 30.0) == 0
@@ -170,6 +176,8 @@ def test_inner_packets_count_by_when_they_left() -> None:
     for seq in (0, 3, 4, 9):
         recording.take_traffic({"event": "reply", "seq": seq, "mono_ns": 20 * S})
     assert inner_traffic(recording, Span(2 * S, 6 * S)) == (4, 2)
+    recording.take_traffic({"event": "no room", "seq": 5, "mono_ns": 5 * S})
+    assert inner_traffic(recording, Span(2 * S, 6 * S)) == (3, 1)
 
 
 def test_counters_say_what_grew_and_tables_how_large_they_are() -> None:

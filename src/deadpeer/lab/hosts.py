@@ -2,7 +2,8 @@
 
 Inner packets pass between a host and its gateway as datagrams of UNIX sockets. Alice's host sends an ICMP
 echo request every `interval_ms`, Bob's answers; both outlive the gateways. `start` and `stop` come as lines
-on stdin; each request and each reply leaves as a line of JSON on stdout.
+on stdin; each request and each reply leaves as a line of JSON on stdout. So does each packet for which a
+gateway's socket had no room: then this machine had no time for it, and nothing of the tunnel is to blame.
 """
 
 from __future__ import annotations
@@ -103,8 +104,10 @@ class Hosts:
         packet = echo_request(
             self._config.alice[2], self._config.bob[2], self._config.ident, self._sent & 0xFFFF, PAYLOAD
         )
-        _send(self._alice, packet, self._config.alice[1])
+        room = _send(self._alice, packet, self._config.alice[1])
         self.out.put(json.dumps({"event": "sent", "seq": self._sent, "mono_ns": now_ns}))
+        if not room:
+            self.out.put(json.dumps({"event": "no room", "seq": self._sent, "mono_ns": now_ns}))
         # A late tick is not made up for: the rate never rises above the configured one.
         self._next_ns = max(self._next_ns + self._interval_ns, now_ns + self._interval_ns // 2)
 
@@ -118,10 +121,14 @@ class Hosts:
             self.out.put(json.dumps(record))
 
     def _answer_requests(self) -> None:
-        for packet, _ in _drain(self._bob):
+        for packet, now_ns in _drain(self._bob):
             reply = echo_reply(packet)
-            if reply is not None:
-                _send(self._bob, reply, self._config.bob[1])
+            if reply is None or _send(self._bob, reply, self._config.bob[1]):
+                continue
+            echo = decode_echo(reply)
+            if echo is not None:
+                record = {"event": "no room", "seq": self._whole(echo.seq), "mono_ns": now_ns}
+                self.out.put(json.dumps(record))
 
     def _whole(self, seq: int) -> int:
         return self._sent - ((self._sent - seq) & 0xFFFF)
@@ -134,10 +141,15 @@ class Hosts:
         return bool(data)
 
 
-def _send(sock: socket.socket, packet: bytes, path: str) -> None:
-    # A gateway that is dead or busy loses the packet, like any next hop.
-    with contextlib.suppress(OSError):
+def _send(sock: socket.socket, packet: bytes, path: str) -> bool:
+    """False: there was no room. A gateway that is dead or busy loses the packet, like any next hop."""
+    try:
         sock.sendto(packet, path)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _drain(sock: socket.socket) -> Iterator[tuple[bytes, int]]:

@@ -16,12 +16,14 @@ MS = 1_000_000
 class TrafficLog:
     """Echo requests and replies by sequence number, monotonic nanoseconds.
 
-    `strays` counts packets that reached Alice's host and answered no request of hers.
+    `strays` counts packets that reached Alice's host and answered no request of hers. `no_room`: requests
+    that, or whose replies, a busy gateway's socket did not take.
     """
 
     sent: dict[int, int] = field(default_factory=dict)
     replies: dict[int, int] = field(default_factory=dict)
     strays: int = 0
+    no_room: set[int] = field(default_factory=set)
 
     def take(self, record: Record) -> None:
         """Enter a record of the hosts process, or of `PingReader`."""
@@ -30,6 +32,8 @@ class TrafficLog:
                 self.sent[seq] = at
             case {"event": "reply", "seq": int(seq), "mono_ns": int(at)}:
                 self.replies.setdefault(seq, at)
+            case {"event": "no room", "seq": int(seq)}:
+                self.no_room.add(seq)
             case {"event": "strange"}:
                 self.strays += 1
 

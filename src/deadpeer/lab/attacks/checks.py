@@ -103,8 +103,7 @@ def _beside(scenario: Scenario, seen: Observed) -> Iterator[Check]:
             worst <= AMPLIFICATION,
         )
     yield from _liveness_checks(seen)
-    lost = max(LOST_AT_LEAST, int(seen.inner_sent * LOST_SHARE))
-    yield _at_most("inner packets lost", seen.inner_lost, lost, f"of {seen.inner_sent}")
+    yield _lost(seen, 0)
 
 
 _TAKEN_UP = (
@@ -162,10 +161,7 @@ def _in_the_middle(seen: Observed) -> Iterator[Check]:
     packets, _ = seen.sent
     yield Check("datagrams forged, dropped or delayed", "at least 1", str(packets), packets > 0)
     dropped = seen.mischief.get("dropped ESP", 0) + seen.mischief.get("dropped everything", 0)
-    lost = dropped + max(LOST_AT_LEAST, int(seen.inner_sent * LOST_SHARE))
-    yield _at_most(
-        "inner packets lost", seen.inner_lost, lost, f"of {seen.inner_sent}, {dropped} dropped by him"
-    )
+    yield _lost(seen, dropped)
 
 
 # --- what one attack is about ----------------------------------------------------------------------
@@ -250,6 +246,13 @@ def _crash(options: LabOptions, crash: Recovery | None) -> Iterator[Check]:
         "never" if seconds is None else f"{seconds:.2f} s",
         seconds is not None and seconds <= bound,
     )
+
+
+def _lost(seen: Observed, dropped: int) -> Check:
+    """Inner packets: what he dropped may be lost, and what this machine had no time for."""
+    bound = dropped + seen.starved + max(LOST_AT_LEAST, int(seen.inner_sent * LOST_SHARE))
+    why = [f"{dropped} dropped by him"] * bool(dropped) + [f"{seen.starved} starved"] * bool(seen.starved)
+    return _at_most("inner packets lost", seen.inner_lost, bound, ", ".join([f"of {seen.inner_sent}", *why]))
 
 
 def _at_most(what: str, measured: int, bound: int, more: str = "") -> Check:

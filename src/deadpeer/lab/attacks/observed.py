@@ -69,8 +69,12 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """All that the checks judge. `leaks`: datagrams with a token of a living SA in them. `living`: Alice's
-    IKE SAs before, `lived`: those of them that were there after the attack."""
+    """All that the checks judge.
+
+    `starved`: datagrams and packets that this machine's sockets had no room for, since a process had no time
+    to read. `leaks`: datagrams with a token of a living SA in them. `living`: Alice's IKE SAs before,
+    `lived`: those of them that were there after the attack.
+    """
 
     quiet: Span
     blind: Span
@@ -87,6 +91,7 @@ class Observed:
     rebuilt: int
     inner_sent: int
     inner_lost: int
+    starved: int
     memory_mb: Mapping[Side, tuple[float, float]]
     counters: Mapping[Side, Counters]
     internal_errors: int
@@ -138,9 +143,12 @@ def ike_traffic(sightings: Iterable[Sighting], span: Span) -> IkeTraffic:
 
 
 def inner_traffic(recording: Recording, span: Span) -> tuple[int, int]:
-    """Inner packets sent in that time, and those of them that were never answered."""
+    """Inner packets sent in that time, and those of them that were never answered.
+
+    Those that never came into a gateway, since it had no time to take them, are not counted at all.
+    """
     traffic = recording.traffic
-    sent = [seq for seq, at in traffic.sent.items() if span.has(at)]
+    sent = [seq for seq, at in traffic.sent.items() if span.has(at) and seq not in traffic.no_room]
     return len(sent), sum(1 for seq in sent if seq not in traffic.replies)
 
 

@@ -199,6 +199,7 @@ class Course:
             rebuilt=len(events_of(recording, "rebuild", Span(quiet.end_ns, span.end_ns))),
             inner_sent=sent,
             inner_lost=lost,
+            starved=sum(_starved(counters) for counters in grew.values()),
             memory_mb={side: (memory[side], memory_after[side]) for side in SIDES},
             counters=grew,
             internal_errors=len(events_of(recording, "internal_error", Span(0, ended_ns))),
@@ -451,6 +452,12 @@ def _without_honest(verdicts: list[SideEvent], crash: Recovery | None) -> list[S
         return verdicts
     honest = next((v for v in verdicts if v.side == "alice" and v.at_ns >= crash.killed_ns), None)
     return [v for v in verdicts if v is not honest]
+
+
+def _starved(counters: Counters) -> int:
+    """What a gateway's sockets had no room for, towards its host and from the network."""
+    waited = counters.get("gateway", {}).get("host_waited_in_vain", 0)
+    return waited + counters.get("udp", {}).get("kernel_dropped", 0)
 
 
 def _told(counters: Counters) -> dict[str, int]:

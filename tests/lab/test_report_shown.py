@@ -194,6 +194,12 @@ def test_what_could_not_begin_is_a_failure() -> None:
     assert broken.to_record()["failed"] == list(broken.failed)
 
 
+def test_the_commands_that_repeat_a_run_name_its_seed(sample: Report) -> None:
+    told = words.commands(sample)
+    assert told[1] == "deadpeer lab --method qcd --spi-map --rtt 100 --seed 1"
+    assert told[-1] == "deadpeer lab --attack forge-invalid-spi --method qcd --seed 0"
+
+
 def test_one_attack_on_two_methods_is_told_once(sample: Report) -> None:
     (story,) = words.attack_stories(sample.attacks)
     assert [line.method for line in story.lines] == ["qcd", "sir"]

@@ -285,7 +285,9 @@ def commands(report: Report) -> tuple[str, ...]:
         options = v.options_text
         sudo = "sudo " if v.peer == "strongswan" else ""
         lines.append(f"{sudo}deadpeer lab {options} --rtt {report.rtt_ms:g} --seed {report.seeds[0]}")
+    first = {result.attack.name: result for result in reversed(report.attacks)}
     lines += [
-        f"deadpeer lab --attack {name}" for name in dict.fromkeys(a.attack.name for a in report.attacks)
+        f"deadpeer lab --attack {name} --method {first[name].method} --seed {first[name].options.seed}"
+        for name in dict.fromkeys(result.attack.name for result in report.attacks)
     ]
     return tuple(lines)

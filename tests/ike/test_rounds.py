@@ -303,6 +303,35 @@ def test_the_patience_doubles_with_each_round_of_a_recovery() -> None:
     assert len(gaps) == 4
 
 
+def test_a_forged_answer_to_ike_sa_init_costs_a_recovery_one_round() -> None:
+    """
+    Alice                         Mallory                     Bob
+      IKE_SA_INIT   ──────────────────────────────────────▶
+                    ◀──────────   with an SPIr of his own
+      IKE_AUTH      ──────────────────────────────────────▶   half open, another SPIr: nothing is said
+      IKE_SA_INIT   ──────────────────────────────────────▶   two seconds later
+    """
+    pair = Pair.with_psk()
+    pair.up()
+    forged = [0]
+
+    def rule(s: Sent) -> bool:
+        if s.reason != "IKE_SA_INIT response" or forged[0]:
+            return False
+        forged[0] = 1
+        octets = bytearray(s.datagram.payload)
+        octets[8:16] = b"mallorys"
+        pair._fly(Datagram(bytes(octets), s.datagram.local, s.datagram.remote))
+        return True
+
+    pair.drop_rule = rule
+    restart(pair)
+    assert 2.0 < until_up(pair) < 4.0
+    assert forged == [1]
+    pair.run(40.0)
+    check_one_tunnel(pair)
+
+
 def test_resumed_ike_auth_that_is_lost_is_repeated() -> None:
     """Three losses are no reason to begin anew: only IKE_SESSION_RESUME may be unknown to a peer."""
     pair = recovering(RESUMED)

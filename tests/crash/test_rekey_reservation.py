@@ -15,13 +15,13 @@ QCD = {"extensions": (PolicyOptions((Method.QCD, Method.LIVENESS)),)}
 def test_no_token_for_an_sa_whose_making_is_still_on_its_way(lost: bool) -> None:
     """Bob rekeys the IKE SA, and Alice's response is late or lost; she uses the new SA already.
 
-      Alice                                        Bob
-      CREATE_CHILD_SA            ◀──────────       his new SPI is in no SA yet
-      response                   ──────(held)      the SA lives on Alice's side
-      CREATE_CHILD_SA, new SA    ──────────▶       unknown, and yet no answer: a token in the clear
-                                                   could be replayed for as long as the SA lives
-      response                   ──────────▶       now he has it
-      CREATE_CHILD_SA again      ◀─────────▶
+    Alice                                        Bob
+    CREATE_CHILD_SA            ◀──────────       his new SPI is in no SA yet
+    response                   ──────(held)      the SA lives on Alice's side
+    CREATE_CHILD_SA, new SA    ──────────▶       unknown, and yet no answer: a token in the clear
+                                                 could be replayed for as long as the SA lives
+    response                   ──────────▶       now he has it
+    CREATE_CHILD_SA again      ◀─────────▶
     """
     pair = Pair.with_psk(both=QCD)
     pair.up()

@@ -12,10 +12,10 @@ from deadpeer.crash.options import ResumptionOptions
 def test_a_new_sa_that_mallory_forced_loses_no_packet(resumes: bool) -> None:
     """He denies for Bob and keeps Bob's answers back; a resumed SA ends the old one on Bob's side at once.
 
-      forged INVALID_SPI         ◀─────────
-      CHECK_SPI                  ─────────▶  Mallory: NACK; Bob's ACK is kept back
-      a new SA                   ◀────────▶  Bob, alive: the old SA is replaced
-      ESP of the old SA          ─────────▶  still under way: received
+    forged INVALID_SPI         ◀─────────
+    CHECK_SPI                  ─────────▶  Mallory: NACK; Bob's ACK is kept back
+    a new SA                   ◀────────▶  Bob, alive: the old SA is replaced
+    ESP of the old SA          ─────────▶  still under way: received
     """
     extensions = SIR["extensions"]
     assert isinstance(extensions, tuple)

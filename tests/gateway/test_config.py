@@ -256,6 +256,29 @@ def test_start_needs_an_address_to_call(place: Path) -> None:
     assert "single address in remote_addrs" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("remote", "written", "means"),
+    [
+        (["198.51.100.1"], None, "trap"),
+        (["198.51.100.1", "203.0.113.0/24"], None, "trap"),
+        (["203.0.113.0/24"], None, "clear"),
+        (["%any"], None, "clear"),
+        (["%any"], "restart", "restart"),
+        (["198.51.100.1"], "clear", "clear"),
+    ],
+)
+def test_what_follows_the_loss_of_a_peer(
+    place: Path, remote: list[str], written: str | None, means: str
+) -> None:
+    """Nobody is called back where they were last, unless somebody asks for it."""
+    document = base_document()
+    document["connections"]["home"]["remote_addrs"] = remote
+    if written is not None:
+        document["connections"]["home"]["children"]["net"]["dpd_action"] = written
+    [child] = load(write_config(place, document)).connections[0].children
+    assert child.dpd_action == means
+
+
 def test_two_children_with_the_same_selectors(place: Path) -> None:
     document = base_document()
     children = document["connections"]["home"]["children"]

@@ -60,6 +60,9 @@ class Rebuilds(Extension):
             # Nothing to carry on: one that waits to take over from a rekeyed SA, or is idle for good.
             self.core.count("rebuild.no_children")
             return False
+        if _all_cleared(sa):
+            self.core.count("rebuild.not_wanted")
+            return False
         pause = self._pauses.get(sa.number)
         if pause is not None and now.mono_ns < pause.until_ns:
             return False
@@ -206,6 +209,17 @@ class Rebuilds(Extension):
         while len(self._budgets) > MAX_PEERS:
             del self._budgets[next(iter(self._budgets))]
         return bucket
+
+
+def _all_cleared(sa: SaView) -> bool:
+    """Whether nothing of this SA is to come back: `dpd_action = "clear"`, and no trap for packets.
+
+    Then no new SA can be the proof either; a token or liveness will be. If one child is wanted, the new SA
+    gets them all: the peer may live, and the old SA goes with all that the new one has not.
+    """
+    names = {child.name for child in sa.child_views}
+    configs = [child for child in sa.connection.children if child.name in names]
+    return bool(configs) and all(c.dpd_action == "clear" and c.start_action != "trap" for c in configs)
 
 
 def _peer(sa: SaView) -> str:

@@ -18,7 +18,7 @@ from deadpeer.crypto import (
     ProposalTemplate,
     parse_proposal,
 )
-from deadpeer.ike.connection import ChildConfig, Connection, Lifetime
+from deadpeer.ike.connection import ChildConfig, Connection, DpdAction, Lifetime
 from deadpeer.wire import Protocol, TrafficSelector
 
 from .credentials import resolve_auth
@@ -104,7 +104,10 @@ def resolve_connection(
     ports = partial(_check_ports, section.remote_port, section.remote_port_nat_t, "remote_port")
     problems.check(f"{key}.remote_port_nat_t", ports)
     local, remote = resolve_auth(section.local, section.remote, key, directory, problems)
-    children = [_child(n, c, f"{key}.children.{n}", problems) for n, c in section.children.items()]
+    children = [
+        _child(n, c, f"{key}.children.{n}", problems, default_dpd=_default_dpd(remote_addrs or ()))
+        for n, c in section.children.items()
+    ]
     whole = [child for child in children if child is not None]
     _check_distinct(whole, f"{key}.children", problems)
     if local_addrs is not None and remote_addrs is not None:
@@ -224,7 +227,14 @@ def _check_encap(section: ConnectionSection) -> None:
         raise Problem("false is not supported yet: the userspace plane speaks ESP in UDP only; remove it")
 
 
-def _child(name: str, section: ChildSection, key: str, problems: Problems) -> ChildConfig | None:
+def _default_dpd(remote: Sequence[Network]) -> DpdAction:
+    """A peer that may be anywhere is not called back where it was last, unless somebody asks for it."""
+    return "trap" if _reachable(remote) else "clear"
+
+
+def _child(
+    name: str, section: ChildSection, key: str, problems: Problems, *, default_dpd: DpdAction
+) -> ChildConfig | None:
     problems.check(key, lambda: _check_name(name))
     local_ts = problems.get(f"{key}.local_ts", lambda: _selectors(section.local_ts))
     remote_ts = problems.get(f"{key}.remote_ts", lambda: _selectors(section.remote_ts))
@@ -240,7 +250,7 @@ def _child(name: str, section: ChildSection, key: str, problems: Problems) -> Ch
         esp_proposals=proposals,
         lifetime=lifetime,
         start_action=section.start_action,
-        dpd_action=section.dpd_action,
+        dpd_action=section.dpd_action or default_dpd,
         close_action=section.close_action,
         replay_window=section.replay_window,
     )
@@ -301,7 +311,12 @@ def _check_families(local: Sequence[Network], remote: Sequence[Network], listen:
 
 
 def _check_reachable(child: ChildConfig, remote: Sequence[Network]) -> None:
-    if child.start_action != "none" and not any(net.prefixlen == net.max_prefixlen for net in remote):
+    if child.start_action != "none" and not _reachable(remote):
         raise Problem(
             f'"{child.start_action}" needs a single address in remote_addrs; name one, or write "none"'
         )
+
+
+def _reachable(remote: Sequence[Network]) -> bool:
+    """Whether we can initiate: there is a single address among them."""
+    return any(net.prefixlen == net.max_prefixlen for net in remote)

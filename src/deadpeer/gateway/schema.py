@@ -242,9 +242,13 @@ class ChildSection(Section):
         "At start: nothing, bring the child up (`start`), or when a packet wants it (`trap`).",
         '"start"',
     )
-    dpd_action: DpdAction = _key(
-        "clear",
-        "When the peer lost its SAs: forget the child (unless packets wait), trap, or bring it up at once.",
+    dpd_action: DpdAction | None = _key(
+        None,
+        "When the peer lost its SAs: let packets wait and bring the child back (`trap`), build it at once"
+        " (`restart`), or forget it (`clear`: we begin nothing; packets are dropped, unless `start_action` is"
+        " `trap`). SIR and reconnect, whose only proof is a new SA, build one at once for `trap` as well, and"
+        " with all children of the old SA; where all are `clear` they leave the verdict to the other methods."
+        " Default: `trap`; `clear` without a single address in `remote_addrs`.",
         '"restart"',
     )
     close_action: CloseAction = _key("none", "When the peer deletes the child.", '"trap"')

@@ -68,7 +68,7 @@ class ChildConfig:
     esp_proposals: tuple[ProposalTemplate, ...]
     lifetime: Lifetime
     start_action: StartAction = "none"
-    dpd_action: DpdAction = "clear"
+    dpd_action: DpdAction = "trap"
     close_action: CloseAction = "none"
     replay_window: int = 64
 

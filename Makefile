@@ -70,7 +70,7 @@ docs: $(READY)
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	  --no-header --extra dev --extra report pyproject.toml --output-file requirements.lock
+	  --no-header --extra dev --extra report --extra cluster pyproject.toml --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -106,6 +106,18 @@ def test_a_flood_of_one_kind_is_cut_and_counted_and_others_pass() -> None:
     assert written[502]["event"] == "garbage"
 
 
+@pytest.mark.parametrize(
+    "kind", ["verdict", "recovering", "ike_sa_down", "child_down", "ike_sa_up", "child_up"]
+)
+def test_of_what_strangers_cant_cause_nothing_is_left_out(kind: str) -> None:
+    """A hub whose two thousand peers are lost at once."""
+    events = [(NOW, Event(kind, {"sa": number, "evidence": ["seen"]}, "notice")) for number in range(2000)]
+    written = [json.loads(line) for line in lines("json", "info", *events)]
+    assert [(line["event"], line["sa"], line["evidence"]) for line in written] == [
+        (kind, number, ["seen"]) for number in range(2000)
+    ]
+
+
 def test_a_reader_that_stops_reading_stops_nobody() -> None:
     read, write = os.pipe()
     with open(write, "wb", buffering=0) as out:

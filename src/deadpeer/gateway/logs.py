@@ -16,6 +16,19 @@ from deadpeer.values import NS_PER_S, Now
 
 LogFormat = Literal["text", "json"]
 LEVELS: tuple[Level, ...] = get_args(Level)
+NEVER_CUT = frozenset(
+    {
+        "verdict",
+        "recovering",
+        "ike_sa_up",
+        "ike_sa_down",
+        "ike_sa_rekeyed",
+        "child_up",
+        "child_down",
+        "child_rekeyed",
+    }
+)
+"""Kinds that only an authenticated peer or a proof can cause: a thousand tunnels may come back at once."""
 _PLAIN = re.compile(r"[\w.:/@%+,*()\[\]<>-]+", re.ASCII)
 _COLOURS = {"debug": "\x1b[2m", "notice": "\x1b[1m", "warning": "\x1b[1;33m"}
 _BURST = 500
@@ -43,7 +56,10 @@ def text_line(now: Now, event: Event, colour: bool = False) -> str:
 
 
 class EventLog:
-    """Writes events at or above a level. A kind that floods is cut, and how many were left out is said."""
+    """Writes events at or above a level.
+
+    A kind that floods is cut, and how many were left out is said, but for those that strangers can't cause.
+    """
 
     def __init__(self, writer: LineWriter, level: Level, log_format: LogFormat, colour: bool = False) -> None:
         self.level: Level = level
@@ -55,6 +71,9 @@ class EventLog:
     def write(self, now: Now, event: Event) -> None:
         """Write the event, unless it is below the level or its kind came too often."""
         if LEVELS.index(event.level) < LEVELS.index(self.level):
+            return
+        if event.kind in NEVER_CUT:
+            self._put(now, event)
             return
         bucket = self._buckets.setdefault(event.kind, _Bucket(now.mono_ns))
         if not bucket.take(now.mono_ns):

@@ -24,6 +24,7 @@ from deadpeer.cluster.membership import (
     SecretsChanged,
     ViewChanged,
 )
+from deadpeer.cluster.ownership import Cluster
 from deadpeer.cluster.router import owner_of
 from deadpeer.cluster.secrets import ClusterSecrets, Sealer
 from deadpeer.crash.options import CrashOptions
@@ -175,6 +176,7 @@ class Gateway(Member):
         if now is None or self.node is None or self.life is None:
             return
         if self.forwards and self.forwarder is not None and self.process is not None:
+            assert isinstance(self.life.ownership, Cluster)
             owner = owner_of(datagram, self.life.ownership, self.node.endpoint, 4500)
             if owner is not None:
                 octets = self.forwarder.wrap(now.mono_ns, owner, self.process.view, datagram)
@@ -231,8 +233,8 @@ class Gateway(Member):
                 self._begin(process, epoch, secrets)
             case LifeOver():
                 self.node = self.gate = self.life = None
-            case ViewChanged(view=view) if self.life is not None:
-                self.life.ownership.view = view
+            case ViewChanged():
+                self.work(ExtensionCommand("cluster", "view", 0, output))
             case _:
                 pass
         if self.node is not None:
@@ -251,7 +253,7 @@ class Gateway(Member):
     def _begin(self, process: Membership, epoch: int, secrets: ClusterSecrets) -> None:
         entropy = SeededEntropy(self.world.dice.getrandbits(64))
         sealer = Sealer(CLUSTER_KEY, CLUSTER)
-        self.life = ClusterLife(self.number, epoch, secrets, sealer, process.view, entropy)
+        self.life = ClusterLife(self.number, epoch, secrets, sealer, entropy, process.view)
         self.forwarder = Forwarder(sealer.derive("forward"), self.number, epoch, PORTS, entropy)
         self.gate = Gate(process.fence)
         now = self.gate.enter(self.clock_ns(), self.world.unix_s) or Now(self.clock_ns(), self.world.unix_s)

@@ -145,3 +145,38 @@ class Cluster:
         if member == self._member or lease is None:
             return None
         return member if epoch in (None, lease.epoch % (1 << EPOCH_BITS)) else None
+
+
+class AddressHeld:
+    """One of two that share an address: who holds it speaks for both, unless the partner claims it too.
+
+    `partner_lives`: whether the partner claims the address as well, or has not been asked yet.
+    """
+
+    alone = False
+
+    def __init__(self, spis: SpiReader, esp: EspCodec, epoch: int, member: int) -> None:
+        self.spis = spis
+        self.partner_lives = True
+        self._esp = esp
+        self._epoch = epoch
+        self._member = member
+
+    def of_ike(self, spi: bytes) -> Standing:
+        origin = self.spis.decode(spi)
+        if origin is None:
+            return Standing.UNKNOWN
+        if origin.member != self._member:
+            return self._partners
+        lives = lives_since(self._epoch, origin.epoch)
+        if lives is None:
+            return Standing.UNKNOWN
+        return Standing.PAST if lives else Standing.PRESENT
+
+    def of_esp(self, spi: int) -> Standing:
+        """An SPI of 32 bits names its member and not its life."""
+        return Standing.PRESENT if self._esp.member(spi) == self._member else self._partners
+
+    @property
+    def _partners(self) -> Standing:
+        return Standing.LIVING if self.partner_lives else Standing.ENDED

@@ -1,12 +1,13 @@
-"""What the members of a cluster share, put to use in one of them: secrets, ticket keys, SPI keys, the view."""
+"""What the members of a cluster share, put to use in one: secrets, ticket keys, SPI keys, the view."""
 
 from __future__ import annotations
 
 from deadpeer.cluster.membership import SecretsChanged, ViewChanged
-from deadpeer.cluster.ownership import Cluster
+from deadpeer.cluster.ownership import AddressHeld, Cluster
 from deadpeer.cluster.records import View
 from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer
 from deadpeer.cluster.spi import EpochSpis, EspCodec, SpiRing
+from deadpeer.cluster.standby import PartnerLives
 from deadpeer.crash.boot import BootState, Generation
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.resumption import TicketGateway
@@ -24,18 +25,29 @@ class ClusterLife(Extension):
     """One life of a member: makes what the extensions begin with, and changes it when the cluster does.
 
     Commands: `secrets` with a `SecretsChanged` (answered when nothing relies on older ones), `view` with a
-    `ViewChanged`.
+    `ViewChanged`, `partner` with a `PartnerLives`.
     """
 
     name = "cluster"
 
     def __init__(
-        self, member: int, epoch: int, secrets: ClusterSecrets, sealer: Sealer, view: View, entropy: Entropy
+        self,
+        member: int,
+        epoch: int,
+        secrets: ClusterSecrets,
+        sealer: Sealer,
+        entropy: Entropy,
+        view: View | None = None,
     ) -> None:
+        """`view`: what the store says of the members; None: one of two that share an address."""
         esp = EspCodec(sealer.derive("esp spi"))
         self.ring = SpiRing(_octets(secrets, KeyKind.SPI))
         self.spis = EpochSpis(self.ring, epoch, member, entropy, esp)
-        self.ownership = Cluster(self.ring, esp, epoch, member, view)
+        self.ownership: Cluster | AddressHeld = (
+            AddressHeld(self.ring, esp, epoch, member)
+            if view is None
+            else Cluster(self.ring, esp, epoch, member, view)
+        )
         self.state = BootState(epoch, _octets(secrets, KeyKind.SPI)[0], _generations(secrets))
         self._secrets = secrets
         self._maker: TokenMaker | None = None
@@ -53,8 +65,11 @@ class ClusterLife(Extension):
         match command.argument:
             case SecretsChanged(secrets=secrets):
                 self._adopt(now, secrets, command.tag)
-            case ViewChanged(view=view):
+            case ViewChanged(view=view) if isinstance(self.ownership, Cluster):
                 self.ownership.view = view
+                self.core.done(command.tag, True, "")
+            case PartnerLives(lives=lives) if isinstance(self.ownership, AddressHeld):
+                self.ownership.partner_lives = lives
                 self.core.done(command.tag, True, "")
             case _:
                 self.core.done(command.tag, False, f"cluster has no command '{command.verb}'")

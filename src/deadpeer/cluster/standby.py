@@ -1,0 +1,191 @@
+"""Two gateways with one address: holding it is the ownership. Sans-IO.
+
+Whatever moves the address (keepalived, a script, a person) detects the failure; here it is only learnt
+that the address came or went. Who gains it begins a new life, with the secrets that both have in a file:
+it makes the other's tokens and opens its tickets. Who loses it is fenced, and its life is over: the other
+may have told its peers so.
+
+Two that believe in the same address do no harm: while the partner says that it holds the address too,
+nothing is told about its SAs. It is asked when the address comes, and again while we hold it; until it has
+answered, or `ANSWER_S` have passed, it counts as alive.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import Counter, deque
+from dataclasses import dataclass
+from hashlib import sha256
+from struct import Struct, error
+
+from deadpeer.cluster.membership import LifeBegins, LifeOver, PersistEpoch, Trouble
+from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer, SharedKey
+from deadpeer.crypto import Entropy
+from deadpeer.values import NS_PER_S
+
+ANSWER_S = 0.1
+"""How long the partner has to say that it holds the address too, before it is spoken for."""
+ASK_S = 1.0
+"""How often it is asked while we hold the address."""
+BELIEVE_S = 3.0
+"""How long its word that it holds the address counts."""
+MAX_KEYS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ToPartner:
+    """Send these octets to the partner."""
+
+    octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PartnerLives:
+    """Whether the partner must be taken to hold the address as well."""
+
+    lives: bool
+
+
+Output = PersistEpoch | LifeBegins | LifeOver | ToPartner | PartnerLives | Trouble
+
+
+def shared_secrets(keys: list[bytes]) -> ClusterSecrets:
+    """What both make from the keys in their file (32 octets each, the one in use first, at most four)."""
+    if not 1 <= len(keys) <= MAX_KEYS or len(set(keys)) != len(keys):
+        raise ValueError(f"{len(keys)} keys, not 1 to {MAX_KEYS} different ones")
+    found = []
+    for kind in KeyKind:
+        for position, key in enumerate(keys):
+            secret = Sealer(key, "standby").derive(kind.value)
+            found.append(SharedKey(kind, len(keys) - position, 0, True, secret))
+    return ClusterSecrets(1, tuple(found))
+
+
+class Standby:
+    """One of the two. `number`: 0 or 1, the partner's is the other.
+
+    Times are nanoseconds of a clock that runs while the machine is suspended.
+    """
+
+    def __init__(self, number: int, disk_epoch: int, keys: list[bytes], entropy: Entropy) -> None:
+        if number not in (0, 1):
+            raise ValueError(f"number {number} is not 0 or 1")
+        self.counters: Counter[str] = Counter()
+        self._number = number
+        self._epoch = disk_epoch
+        self._secrets = shared_secrets(keys)
+        self._mac = Sealer(keys[0], "standby").derive("partner")
+        self._entropy = entropy
+        self._held = False
+        self._begun = False
+        self._nonce = b""
+        self._doubt_until_ns = 0
+        self._ask_due_ns = 0
+        self._claims_until_ns = 0
+        self._lives = True
+        self._outputs: deque[Output] = deque()
+
+    # --- the fence that a gate asks ----------------------------------------------------------------
+
+    def is_open(self, now_ns: int) -> bool:
+        """Whether this one may serve: it holds the address, and its epoch is on disk."""
+        return self._held and self._begun
+
+    # --- inputs ------------------------------------------------------------------------------------
+
+    def address(self, now_ns: int, held: bool) -> None:
+        """The address came, or went."""
+        if held == self._held:
+            return
+        self._held, self._begun = held, False
+        if not held:
+            self._outputs.append(LifeOver("the address is not ours any more"))
+            return
+        self._epoch += 1
+        self._outputs.append(PersistEpoch(self._epoch))
+        self._lives = True
+        self._claims_until_ns = 0
+        self._doubt_until_ns = now_ns + int(ANSWER_S * NS_PER_S)
+        self._ask(now_ns)
+
+    def persisted(self, now_ns: int) -> None:
+        """The epoch of `PersistEpoch` is on disk."""
+        if self._held and not self._begun:
+            self._begun = True
+            self._outputs.append(LifeBegins(self._epoch, self._secrets))
+            self._judge(now_ns)
+
+    def receive(self, now_ns: int, octets: bytes) -> None:
+        """From the partner, or from somebody who says so."""
+        try:
+            version, kind, sender, held, _, nonce, mac = _MESSAGE.unpack(octets)
+        except error:
+            self.counters["malformed"] += 1
+            return
+        wanted = self._tag(octets[: -len(mac)])
+        if version != 1 or sender != 1 - self._number or not hmac.compare_digest(mac, wanted):
+            self.counters["forged"] += 1
+            return
+        if kind == _ASK:
+            self._outputs.append(ToPartner(self._message(_ANSWER, nonce)))
+            return
+        if not self._nonce or not hmac.compare_digest(nonce, self._nonce):
+            self.counters["answer not awaited"] += 1
+            return
+        self._nonce = b""
+        self._doubt_until_ns = now_ns
+        self._claims_until_ns = now_ns + int(BELIEVE_S * NS_PER_S) if held else now_ns
+        self._judge(now_ns)
+
+    def expire(self, now_ns: int) -> None:
+        """The deadline came."""
+        if self._held and now_ns >= self._ask_due_ns:
+            self._ask(now_ns)
+        self._judge(now_ns)
+
+    # --- outputs -----------------------------------------------------------------------------------
+
+    def poll(self) -> Output | None:
+        """The next output, None when all are drained."""
+        return self._outputs.popleft() if self._outputs else None
+
+    def deadline(self) -> int | None:
+        """When `expire` has something to do, ns."""
+        if not self._held:
+            return None
+        due = [self._ask_due_ns]
+        if self._lives:
+            due.append(max(self._doubt_until_ns, self._claims_until_ns))
+        return min(due)
+
+    # --- helpers -----------------------------------------------------------------------------------
+
+    def _judge(self, now_ns: int) -> None:
+        lives = now_ns < max(self._doubt_until_ns, self._claims_until_ns)
+        if self._begun and lives != self._lives:
+            self._lives = lives
+            self._outputs.append(PartnerLives(lives))
+        claims = now_ns < self._claims_until_ns
+        if self._held and claims != bool(self.counters["both hold the address"]):
+            self.counters["both hold the address"] = int(claims)
+            if claims:
+                why = "the partner holds the address as well; nothing is told about its SAs"
+                self._outputs.append(Trouble("both_active", why))
+
+    def _ask(self, now_ns: int) -> None:
+        self._nonce = self._entropy.octets(16)
+        self._ask_due_ns = now_ns + int(ASK_S * NS_PER_S)
+        self._outputs.append(ToPartner(self._message(_ASK, self._nonce)))
+
+    def _message(self, kind: int, nonce: bytes) -> bytes:
+        body = _MESSAGE.pack(1, kind, self._number, int(self._held), self._epoch, nonce, b"")[:-_MAC_SIZE]
+        return body + self._tag(body)
+
+    def _tag(self, body: bytes) -> bytes:
+        return hmac.digest(self._mac, body, sha256)[:_MAC_SIZE]
+
+
+_MAC_SIZE = 16
+_ASK, _ANSWER = 1, 2
+# version, kind, sender's number, holds the address, epoch, nonce, MAC
+_MESSAGE = Struct(f"!BBBBQ16s{_MAC_SIZE}s")

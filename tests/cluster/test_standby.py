@@ -1,0 +1,357 @@
+"""Hot standby: two gateways with one address, moved by somebody else; whole endpoints in virtual time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.fleet import INNER, VIP, Node, _child
+from tests.support.pair import connection, host_selector
+
+from deadpeer.assembly import build_endpoint
+from deadpeer.cluster.fence import Gate
+from deadpeer.cluster.membership import LifeBegins, LifeOver, PersistEpoch, Trouble
+from deadpeer.cluster.secrets import KeyKind, Sealer
+from deadpeer.cluster.standby import ANSWER_S, PartnerLives, Standby, ToPartner, shared_secrets
+from deadpeer.crash.options import Method, PolicyOptions, ResumptionOptions
+from deadpeer.crash.shared import ClusterLife
+from deadpeer.crypto import SeededEntropy
+from deadpeer.ike.connection import EndpointConfig
+from deadpeer.ike.io import ExtensionCommand, Initiate
+from deadpeer.plane.engine import EspEngine
+from deadpeer.plane.memory import MemoryHost
+from deadpeer.plane.packets import echo_request
+from deadpeer.store import MemoryLedger, MemoryStore
+from deadpeer.values import Datagram, Now
+from deadpeer.wire import NotifyType, decode_message
+
+S = 1_000_000_000
+KEY = bytes(range(32))
+ALICE = "198.51.100.1"
+QCD = (PolicyOptions((Method.QCD, Method.LIVENESS)),)
+
+
+@dataclass
+class One:
+    """One of the two."""
+
+    site: Site
+    number: int
+    disk_epoch: int = 0
+    process: Standby | None = None
+    gate: Gate | None = None
+    node: Node | None = None
+    lives: list[int] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+
+    def boot(self) -> None:
+        entropy = SeededEntropy(f"{self.number} {self.disk_epoch}".encode())
+        self.process = Standby(self.number, self.disk_epoch, [KEY], entropy)
+
+    def crash(self) -> None:
+        self.process = self.gate = self.node = None
+
+    def address(self, held: bool) -> None:
+        if self.process is not None:
+            self.process.address(self.site.now_ns, held)
+            self.finish()
+
+    def finish(self) -> None:
+        """Obey everything, arm the timers."""
+        process = self.process
+        if process is None:
+            return
+        while (output := process.poll()) is not None:
+            match output:
+                case PersistEpoch(epoch=epoch):
+                    self.disk_epoch = epoch
+                    process.persisted(self.site.now_ns)
+                case LifeBegins(epoch=epoch):
+                    self.lives.append(epoch)
+                    self._begin(process, epoch)
+                case LifeOver():
+                    self.node = self.gate = None
+                case ToPartner(octets=octets):
+                    self.site.to_partner(self, octets)
+                case PartnerLives() if self.node is not None:
+                    self.node.endpoint.handle(
+                        Now(self.site.now_ns, 1e9), ExtensionCommand("cluster", "partner", 0, output)
+                    )
+                case Trouble(kind=kind):
+                    self.troubles.append(kind)
+        self._work()
+        if (due := process.deadline()) is not None:
+            self.site.at(due - self.site.now_ns, lambda: self._expire(process))
+
+    def _expire(self, process: Standby) -> None:
+        if self.process is process:
+            process.expire(self.site.now_ns)
+            self.finish()
+
+    def _begin(self, process: Standby, epoch: int) -> None:
+        entropy = SeededEntropy(f"life {self.number} {epoch}".encode())
+        life = ClusterLife(self.number, epoch, shared_secrets([KEY]), Sealer(KEY, "standby"), entropy)
+        self.gate = Gate(process)
+        made = connection("net", (VIP, ALICE), "gw.example", "a.example", (self.site.child(served=True),))
+        store = MemoryStore()
+        endpoint = build_endpoint(
+            Now(self.site.now_ns, 1e9), EndpointConfig(local_hosts=(VIP,)),
+            [replace(made, extensions=self.site.extensions)], entropy, store, life=life,
+        )  # fmt: skip
+        self.node = Node(endpoint, EspEngine(entropy), MemoryHost(echo=True), store, MemoryLedger())
+
+    def take(self, datagram: Datagram) -> None:
+        node, now = self.node, self._now()
+        if node is not None and now is not None:
+            node.take(now, datagram)
+            self._work()
+
+    def _now(self) -> Now | None:
+        return None if self.gate is None else self.gate.enter(self.site.now_ns, 1e9)
+
+    def _work(self) -> None:
+        node, gate, now = self.node, self.gate, self._now()
+        if node is None or gate is None or now is None:
+            return
+        node.due(now)
+        node.drain(now, lambda datagram: self.site.from_gateway(self, datagram))
+        if (due := node.deadline_ns()) is not None:
+            self.site.at(gate.outside_ns(due) - self.site.now_ns, self._work)
+
+
+class Site:
+    """Both, the address between them, and a client."""
+
+    def __init__(self, *extensions: object) -> None:
+        self.now_ns = S
+        self.extensions = extensions
+        self._events: list[tuple[int, int, Callable[[], None]]] = []
+        self._serial = 0
+        self.apart = False
+        """The two can't hear each other."""
+        self.delivers_to = 0
+        self.tokens = 0
+        self.violations: list[str] = []
+        self.ones = [One(self, 0), One(self, 1)]
+        store, entropy = MemoryStore(), SeededEntropy(b"client")
+        made = connection("home", (ALICE, VIP), "a.example", "gw.example", (self.child(served=False),))
+        endpoint = build_endpoint(
+            Now(self.now_ns, 1e9), EndpointConfig(local_hosts=(ALICE,)),
+            [replace(made, extensions=extensions)], entropy, store,
+        )  # fmt: skip
+        self.client = Node(endpoint, EspEngine(entropy), MemoryHost(), store, MemoryLedger())
+
+    def child(self, *, served: bool):  # type: ignore[no-untyped-def]
+        ours, theirs = (INNER, "10.1.0.1") if served else ("10.1.0.1", INNER)
+        return _child(local=(host_selector(ours),), remote=(host_selector(theirs),))
+
+    def up(self) -> Site:
+        for one in self.ones:
+            one.boot()
+        self.ones[0].address(True)
+        self.run(0.5)
+        self._client(Initiate("home", None, 1))
+        self.run(0.5)
+        assert self.client.done[1].ok
+        return self
+
+    def move(self, to: int) -> None:
+        """The address goes from one to the other, and the network knows."""
+        self.ones[1 - to].address(False)
+        self.delivers_to = to
+        self.ones[to].address(True)
+
+    def at(self, delay_ns: int, work: Callable[[], None]) -> None:
+        self._serial += 1
+        heapq.heappush(self._events, (self.now_ns + max(0, delay_ns) + 1000, self._serial, work))
+
+    def run(self, seconds: float) -> None:
+        end = self.now_ns + int(seconds * S)
+        while self._events and self._events[0][0] <= end:
+            self.now_ns, _, work = heapq.heappop(self._events)
+            work()
+        self.now_ns = end
+
+    def traffic(self, seconds: float) -> int:
+        """How many of the client's echoes came back."""
+        before = len(self.client.behind.received)
+        for seq in range(int(seconds / 0.02)):
+            self.client.behind.send(echo_request("10.1.0.1", INNER, 7, seq, b"deadpeer"))
+            self._client(None)
+            self.run(0.02)
+        return len(self.client.behind.received) - before
+
+    def verdicts(self) -> list[object]:
+        return [e.fields["proof"] for _, e in self.client.events if e.kind == "verdict"]
+
+    def _client(self, item: Initiate | None) -> None:
+        now = Now(self.now_ns, 1e9)
+        if item is not None:
+            self.client.endpoint.handle(now, item)
+        self.client.due(now)
+        self.client.drain(now, self._to_gateway)
+        if (due := self.client.deadline_ns()) is not None:
+            self.at(due - self.now_ns, lambda: self._client(None))
+
+    def _to_gateway(self, datagram: Datagram) -> None:
+        arrived = Datagram(datagram.payload, datagram.remote, datagram.local)
+        self.at(S // 100, lambda: self.ones[self.delivers_to].take(arrived))
+
+    def from_gateway(self, one: One, datagram: Datagram) -> None:
+        self._watch(one, datagram)
+        arrived = Datagram(datagram.payload, datagram.remote, datagram.local)
+
+        def arrive() -> None:
+            self.client.take(Now(self.now_ns, 1e9), arrived)
+            self._client(None)
+
+        self.at(S // 100, arrive)
+
+    def to_partner(self, sender: One, octets: bytes) -> None:
+        other = self.ones[1 - sender.number]
+
+        def arrive() -> None:
+            if other.process is not None and not self.apart:
+                other.process.receive(self.now_ns, octets)
+                other.finish()
+
+        self.at(S // 1000, arrive)
+
+    def _watch(self, one: One, datagram: Datagram) -> None:
+        if datagram.payload[:4] != bytes(4):
+            return
+        message = decode_message(datagram.payload[4:])
+        if not message.notifies(NotifyType.QCD_TOKEN):
+            return
+        self.tokens += 1
+        for other in self.ones:
+            if other.node is not None and other.node.endpoint.find(message.spi_i, message.spi_r) is not None:
+                self.violations.append(f"{one.number} told a token of a living SA of {other.number}")
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_who_gains_the_address_speaks_for_the_other(dies: bool) -> None:
+    """
+    The active one dies (or gives the address up), the address moves:
+
+      ESP, old SA       ──────▶  1: an SPI of 0, who does not hold the address: INVALID_SPI
+      liveness request  ──────▶  1: the token that 0 had made
+      new SA            ◀─────▶  1
+    """
+    site = Site(*QCD).up()
+    if dies:
+        site.ones[0].crash()
+    site.traffic(0.3)
+    site.move(1)
+    site.traffic(0.5)
+    assert site.traffic(0.5) >= 20
+    assert site.verdicts() == ["qcd-token"]
+    assert site.violations == []
+
+
+def test_tickets_of_the_other_are_honoured() -> None:
+    site = Site(*QCD, ResumptionOptions(enabled=True)).up()
+    site.ones[0].crash()
+    site.move(1)
+    site.traffic(1.0)
+    assert site.traffic(0.5) >= 20
+    ups = [e.kind for _, e in site.client.events if "resum" in e.kind]
+    assert ups, [e.kind for _, e in site.client.events]
+    assert site.violations == []
+
+
+def test_there_and_back_again() -> None:
+    """Each gain is a new life: the other may have told tokens of the last one."""
+    site = Site(*QCD).up()
+    for to in (1, 0, 1, 0):
+        site.move(to)
+        site.traffic(1.0)
+        assert site.traffic(0.3) >= 12
+    assert site.ones[0].lives == [1, 2, 3]
+    assert site.ones[1].lives == [1, 2]
+    assert site.verdicts() == ["qcd-token"] * 4
+    assert site.violations == []
+
+
+def test_two_that_hold_the_address_tell_nothing_of_each_other() -> None:
+    """A split: the network delivers to 1, while 0 lives and believes that the address is its own."""
+    site = Site(*QCD).up()
+    site.ones[1].address(True)
+    site.delivers_to = 1
+    site.traffic(10.0)
+    assert site.tokens == 0
+    assert site.verdicts() == []
+    assert "both_active" in site.ones[1].troubles
+    assert "both_active" in site.ones[0].troubles
+    site.delivers_to = 0
+    assert site.traffic(0.5) >= 20  # the SA of 0 has lost nothing
+    site.delivers_to = 1
+    site.ones[0].address(False)  # somebody settles it
+    site.traffic(5.0)
+    assert site.traffic(0.5) >= 20
+    assert site.verdicts() == ["qcd-token"]
+    assert site.violations == []
+
+
+def test_a_partner_that_can_t_be_heard_is_spoken_for_soon() -> None:
+    site = Site(*QCD).up()
+    site.apart = True
+    site.move(1)
+    began = site.now_ns
+    while not site.tokens and site.now_ns < began + 5 * S:
+        site.traffic(0.02)
+    assert ANSWER_S * S <= site.now_ns - began < (ANSWER_S + 1.0) * S
+
+
+def test_nobody_else_can_speak_for_the_partner() -> None:
+    entropy = SeededEntropy(b"x")
+    one = Standby(0, 0, [KEY], entropy)
+    other = Standby(1, 0, [KEY], entropy)
+    stranger = Standby(1, 0, [bytes(32)], entropy)
+    three = (one, other, stranger)
+    for each in three:
+        each.address(0, True)
+        each.persisted(0)
+    asks = {
+        each: [o.octets for o in _all(each) if isinstance(o, ToPartner)][0] for each in (one, other, stranger)
+    }
+    stranger.receive(1, asks[one])
+    assert stranger.counters["forged"] == 1
+    other.receive(1, asks[one])
+    [answer] = [o.octets for o in _all(other) if isinstance(o, ToPartner)]
+    one.receive(2, answer)
+    assert any(isinstance(o, Trouble) for o in _all(one))
+    one.receive(3, answer)
+    assert one.counters["answer not awaited"] == 1
+    one.receive(3, asks[one])
+    assert one.counters["forged"] == 1  # our own words, reflected
+
+
+@given(st.binary(max_size=80))
+def test_garbage_is_counted(octets: bytes) -> None:
+    one = Standby(0, 0, [KEY], SeededEntropy(b"x"))
+    one.receive(0, octets)
+    assert one.counters.total() == 1
+    assert one.poll() is None
+
+
+def test_older_keys_are_known_and_the_first_is_used() -> None:
+    older, newer = bytes(32), KEY
+    old, new = shared_secrets([older]), shared_secrets([newer, older])
+    for kind in KeyKind:
+        assert new.of(kind)[1].secret == old.of(kind)[0].secret
+        assert new.of(kind)[0].number == 2
+    for bad in ([], [KEY, KEY], [bytes([n]) * 32 for n in range(5)]):
+        with pytest.raises(ValueError, match="keys, not 1"):
+            shared_secrets(bad)
+
+
+def _all(one: Standby) -> list[object]:
+    found: list[object] = []
+    while (output := one.poll()) is not None:
+        found.append(output)
+    return found

@@ -316,9 +316,7 @@ def test_nobody_else_can_speak_for_the_partner() -> None:
     for each in three:
         each.address(0, True)
         each.persisted(0)
-    asks = {
-        each: [o.octets for o in _all(each) if isinstance(o, ToPartner)][0] for each in (one, other, stranger)
-    }
+    asks = {each: next(o.octets for o in _all(each) if isinstance(o, ToPartner)) for each in three}
     stranger.receive(1, asks[one])
     assert stranger.counters["forged"] == 1
     other.receive(1, asks[one])

@@ -34,9 +34,12 @@ Key = tuple[str, Method]
 
 
 @pytest.fixture(scope="module")
-def results() -> Iterator[Mapping[Key, Future[AttackResult]]]:
-    """All attacks, under way in a thread; each test waits for its own."""
-    futures: dict[Key, Future[AttackResult]] = {key: Future() for key in FIRST + FURTHER}
+def results(request: pytest.FixtureRequest) -> Iterator[Mapping[Key, Future[AttackResult]]]:
+    """The attacks of the tests that were selected, under way in a thread; each test waits for its own."""
+    selected = [
+        item.callspec.params.get("key") for item in request.session.items if hasattr(item, "callspec")
+    ]
+    futures: dict[Key, Future[AttackResult]] = {k: Future() for k in FIRST + FURTHER if k in selected}
     loop = asyncio.new_event_loop()
     task = loop.create_task(_all(futures))
     thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.wait([task])))

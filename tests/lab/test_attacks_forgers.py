@@ -240,7 +240,9 @@ def test_a_fresh_ticket_is_shown_before_anything_else() -> None:
     ("tape", "count"), [("", 0), ("tokens", 1), ("everything", 5), ("checks", 2), ("tickets", 1)]
 )
 def test_a_tape_has_what_its_attack_is_about(tape: str, count: int) -> None:
-    assert len(recorded(tape, TAPE)) == count
+    found = recorded(tape, TAPE)
+    assert len(found) == count
+    assert recorded(tape, (*found, *recorded(tape, ()))) == found
 
 
 def test_an_answer_is_known_by_its_question() -> None:

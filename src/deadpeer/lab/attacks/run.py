@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from deadpeer.gateway.client import ControlError
 from deadpeer.lab.attacks import gauges
@@ -34,6 +35,7 @@ from deadpeer.lab.attacks.observed import (
 from deadpeer.lab.attacks.replays import message_of, read_message
 from deadpeer.lab.attacks.tapes import recorded
 from deadpeer.lab.gateway_config import CHILD, CONNECTION
+from deadpeer.lab.link import Passing
 from deadpeer.lab.options import START_TIMEOUT_S, LabError, LabOptions, Side
 from deadpeer.lab.process import Process, Record, launch
 from deadpeer.lab.recording import Observer, SideEvent
@@ -109,6 +111,8 @@ class _Notes:
     half_open: int = 0
     dead: dict[KnownSa, None] = field(default_factory=dict)
     living: tuple[KnownSa, ...] = ()
+    tape: tuple[Passing, ...] = ()
+    taped_ns: int = 0
 
 
 class Course:
@@ -350,8 +354,8 @@ class Course:
     def _tell(self) -> None:
         notes = self._notes
         if self._beside is not None:
-            tape = recorded(self._staged.tape, self._session.recording.tapped)
-            knowledge = Knowledge(notes.living, tuple(notes.dead)[-8:], tape)
+            self._wind()
+            knowledge = Knowledge(notes.living, tuple(notes.dead)[-8:], notes.tape)
             self._beside.tell(json.dumps({"learn": knowledge.to_record()}))
 
     # --- what goes on meanwhile ------------------------------------------------------------------
@@ -373,16 +377,13 @@ class Course:
     async def _keep_informed(self) -> None:
         """An attacker who knows, knows the SAs of a recovery too, and what is captured later."""
         recording, staged = self._session.recording, self._staged
-        taped, ups, events = 0, 0, 0
+        ups, events = 0, 0
         while True:
-            await (asyncio.sleep(staged.lag_s) if staged.lag_s else self._session.changed())
+            await (asyncio.sleep(WATCH_S) if staged.lag_s else self._session.changed())
             if staged.blind and KNOWING not in recording.phases:
                 continue
-            if recording.tapped and recording.tapped[-1].arrived_ns > taped:
-                new = [passing for passing in recording.tapped if passing.arrived_ns > taped]
-                taped = new[-1].arrived_ns
-                if recorded(staged.tape, new):
-                    self._tell()
+            if self._wind():
+                self._tell()
             if len(recording.events) == events:
                 continue
             events, before = len(recording.events), ups
@@ -390,6 +391,19 @@ class Course:
             if ups != before:
                 with contextlib.suppress(ControlError):
                     await self._learn()
+
+    def _wind(self) -> bool:
+        """Put what was captured since, `lag_s` ago or more, on the attacker's tape; whether there was any."""
+        notes, tapped = self._notes, self._session.recording.tapped
+        until_ns = time.monotonic_ns() - round(self._staged.lag_s * 1e9)
+        late = takewhile(lambda passing: passing.arrived_ns > notes.taped_ns, reversed(tapped))
+        new = [passing for passing in late if passing.arrived_ns <= until_ns]
+        if not new:
+            return False
+        notes.taped_ns = new[0].arrived_ns
+        found = recorded(self._staged.tape, reversed(new))
+        notes.tape = recorded(self._staged.tape, (*notes.tape, *found))
+        return bool(found)
 
     async def _keep_watch(self) -> None:
         """The half-open SAs of both gateways, at their most."""

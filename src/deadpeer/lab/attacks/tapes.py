@@ -13,7 +13,7 @@ CHECK_SPI = "CHECK_SPI"
 
 
 def recorded(tape: str, tapped: Iterable[Passing]) -> tuple[Passing, ...]:
-    """The datagrams of this kind of tape (`catalogue.Tape`), in their order."""
+    """The datagrams of this kind (`catalogue.Tape`); a tape may be given again with more behind it."""
     if not tape:
         return ()
     kept = [passing for passing in tapped if _belongs(tape, passing)]
@@ -39,7 +39,7 @@ def _belongs(tape: str, passing: Passing) -> bool:
             asked = any(name.startswith(CHECK_SPI) for name in seen.notifies)
             return asked or (_is(passing, "IKE_SA_INIT") and not seen.response)
         case _:
-            return seen.exchange_name == "IKE_SESSION_RESUME"
+            return seen.exchange_name == "IKE_SESSION_RESUME" and not seen.response
 
 
 def _is(passing: Passing, exchange: str) -> bool:

@@ -103,6 +103,7 @@ class FakeSa:
     rto_s: float = 0.2
     request_in_flight: bool = False
     child_views: list[FakeChild] = field(default_factory=lambda: [FakeChild()])
+    children_due: tuple[str, ...] = ()
 
 
 class FakeCore:

@@ -56,7 +56,7 @@ class Rebuilds(Extension):
         """Build a new SA beside `sa`; `owner` will be told by the core's signals. False: not now."""
         if sa.number in self._under_way:
             return False
-        if not sa.child_views:
+        if not sa.child_views and not sa.children_due:
             # Nothing to carry on: one that waits to take over from a rekeyed SA, or is idle for good.
             self.core.count("rebuild.no_children")
             return False
@@ -92,7 +92,7 @@ class Rebuilds(Extension):
 
     def sibling(self, sa: SaView) -> SaView | None:
         """The newest SA of the same peer that has all children of `sa`: nothing new need be built for it."""
-        names = {child.name for child in sa.child_views}
+        names = {*sa.children_due, *(child.name for child in sa.child_views)}
         newer = [
             other
             for other in self._peers.get(_peer(sa), {}).values()

@@ -23,6 +23,8 @@ class Exchange:
     """Names the transmission in outputs and events."""
     unknown_deleted: set[bytes] | None = None
     """For one that makes a child: SPIs that the peer deleted meanwhile and that we do not know (yet)."""
+    child_name: str | None = None
+    """For one that makes a child: the name of its configuration."""
     not_before_ns: int = 0
     """Waits in the queue until then (monotonic ns)."""
 

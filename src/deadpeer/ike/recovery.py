@@ -228,7 +228,7 @@ class Recovery:
         today = self.connections.get(old.connection.name)
         if today is None or self.stopping or self._attempts.beside(old.number) is not None:
             return False
-        names = {c.name for c in old.children.values()}
+        names = {*old.children_due, *(c.name for c in old.children.values())}
         children = [c for c in today.children if c.name in names]
         route = self._known_route(today, Route(old.local, old.remote, old.rtt_s))
         self._env.event("rebuild", "notice", connection=today.name, sa=old.number, reason=reason)

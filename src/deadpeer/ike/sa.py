@@ -140,6 +140,12 @@ class IkeSa:
         """The children, oldest first."""
         return list(self.children.values())
 
+    @property
+    def children_due(self) -> Sequence[str]:
+        """The names of the children that we have asked for, or are about to."""
+        under_way = (exchange.child_name for exchange in (self.active, *self.queue) if exchange is not None)
+        return [name for name in under_way if name is not None]
+
     # --- keys ------------------------------------------------------------------------------------
 
     def set_keys(self, suite: IkeSuite, skeyseed: bytes, ni: bytes, nr: bytes) -> None:

@@ -102,6 +102,10 @@ class SaView(Protocol):
 
     @property
     def child_views(self) -> Sequence[ChildView]: ...
+    @property
+    def children_due(self) -> Sequence[str]:
+        """The names of the children that we have asked the peer for on this SA, or are about to."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class CreateChild(Exchange):
 
     def __init__(self, config: ChildConfig, tag: int = 0) -> None:
         self.config = config
+        self.child_name = config.name
         self._tag = tag
         self._offer: ChildOffer | None = None
         self._group: Group | None = None

@@ -155,6 +155,20 @@ def test_nothing_is_said_about_a_living_child_s_spi() -> None:
     assert bob.sent == []
 
 
+def test_every_other_round_tries_another_generation() -> None:
+    """The crash may have come between the renewal of a peer's token and its note in the map."""
+    bob = Bob(1, CrashOptions(announce_rounds=6))
+    recorded = bob.maker.state.current.secret
+    for number in range(2):
+        bob.maker.state = bob.maker.state.rotated(bytes([number]) * 32)
+    secrets = [recorded, bytes([1]) * 32, recorded, bytes([0]) * 32, recorded, bytes([1]) * 32]
+    bob.run(1000)
+    [(_, record)] = bob.map.ended()
+    spis = (record.spi_i, record.spi_r)
+    tokens = [[n.data for n in message.notifies(NotifyType.QCD_TOKEN)] for _, _, message in bob.sent]
+    assert tokens == [[make_token(secret, MakerRole.RESPONDER, *spis)] for secret in secrets]
+
+
 def test_a_generation_that_is_gone_is_not_announced() -> None:
     bob = Bob(1)
     for number in range(4):

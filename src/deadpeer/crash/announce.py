@@ -10,6 +10,8 @@ from __future__ import annotations
 from deadpeer.crash.maker import TokenMaker
 from deadpeer.crash.options import CrashOptions
 from deadpeer.crash.spi_map import SpiMap, dead_message
+from deadpeer.crash.spi_records import SpiRecord
+from deadpeer.crash.tokens import MAX_TOKENS_SENT
 from deadpeer.crypto import Entropy
 from deadpeer.ike.extension import Core, Extension
 from deadpeer.values import NS_PER_S, Datagram, Deadline, Now
@@ -75,14 +77,24 @@ class Announcer(Extension):
         if record is None or not self._maker.state.has(record.generation):
             self.core.count("announce.no_token")
             return False
-        tokens = self._map.tokens(record, record.remote.host, 1)
-        message = dead_message(spi, record, tokens)
+        message = dead_message(spi, record, self._token(record))
         self.core.answer(Datagram(b"", record.local, record.remote), message, "announcement")
         for each in spis:
             self._map.told(each)
         self.core.count("announced")
         self.core.event("announced", "debug", to=str(record.remote), spi=f"{spi:08x}", round=self._round + 1)
         return True
+
+    def _token(self, record: SpiRecord) -> list[bytes]:
+        """One token: in every other round that of another generation than the record says.
+
+        The crash may have come between a renewal of the peer's token and the note of it in the map.
+        """
+        tokens = self._map.tokens(record, record.remote.host, MAX_TOKENS_SENT)
+        others = tokens[1:]
+        if not others or self._round % 2 == 0:
+            return tokens[:1]
+        return [others[self._round // 2 % len(others)]]
 
     def _end_round(self, now: Now) -> None:
         self._sas = [spis for spis in self._sas if any(self._map.awaited(spi) is not None for spi in spis)]

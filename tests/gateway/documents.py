@@ -29,9 +29,24 @@ def write_config(place: Path, document: Mapping[str, Any]) -> Path:
     if not secret.exists():
         secret.touch(mode=0o600)
         secret.write_text("correct horse battery staple\n")
+    cluster_key = place / "cluster.key"
+    if not cluster_key.exists():
+        cluster_key.touch(mode=0o600)
+        cluster_key.write_text("5a" * 32 + "\n")
     file = place / "gw.toml"
     file.write_text("".join(f"{name} = {to_toml(value)}\n" for name, value in document.items()))
     return file
+
+
+def base_cluster() -> dict[str, Any]:
+    """The least that makes a gateway a member of a cluster."""
+    return {
+        "name": "edge",
+        "member": 3,
+        "key_file": "cluster.key",
+        "etcd": ["http://127.0.0.1:2379"],
+        "forward_listen": "127.0.0.1:15502",
+    }
 
 
 def base_document() -> dict[str, Any]:

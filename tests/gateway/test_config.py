@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.gateway.documents import base_document, write_config
+from tests.gateway.documents import base_cluster, base_document, write_config
 
 from deadpeer.gateway.config import ConfigError, load
 from deadpeer.gateway.reference import SECTIONS
@@ -27,6 +27,7 @@ KEYS = [
 WHERE = {
     "gateway": ("gateway",),
     "qcd": ("qcd",),
+    "cluster": ("cluster",),
     "connections.NAME": ("connections", "home"),
     "connections.NAME.local": ("connections", "home", "local"),
     "connections.NAME.remote": ("connections", "home", "remote"),
@@ -34,6 +35,7 @@ WHERE = {
 }
 # Keys whose examples only make sense in another kind of configuration than the base one.
 OF_PUBKEY = {"certs", "private_key", "cacerts"}
+OF_TLS = {"etcd_ca", "etcd_cert", "etcd_key", "etcd_user", "etcd_password_file"}
 
 
 def refused(place: Path, document: dict[str, Any]) -> ConfigError:
@@ -48,6 +50,8 @@ def refused(place: Path, document: dict[str, Any]) -> ConfigError:
 
 def with_key(section: str, key: str, value: object) -> dict[str, Any]:
     document = copy.deepcopy(base_document())
+    if section == "cluster":
+        document["cluster"] = base_cluster()
     table = document
     for step in WHERE[section]:
         table = table.setdefault(step, {})
@@ -85,7 +89,7 @@ def wrong_values() -> Iterator[tuple[str, str, object]]:
             yield section, key, sample
 
 
-@pytest.mark.parametrize(("section", "key"), [pair for pair in KEYS if pair[1] not in OF_PUBKEY])
+@pytest.mark.parametrize(("section", "key"), [pair for pair in KEYS if pair[1] not in OF_PUBKEY | OF_TLS])
 def test_the_documented_example_is_good(place: Path, section: str, key: str) -> None:
     document = with_key(section, key, example_of(section, key))
     home = document["connections"]["home"]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from deadpeer.crash.options import CrashOptions
 from deadpeer.ike.connection import Connection, EndpointConfig
 
+from .cluster_config import ClusterOptions, resolve_cluster
 from .errors import ConfigError, Problem, Problems
 from .explain import explain
 from .files import read_public
@@ -52,6 +53,7 @@ class GatewayConfig:
     endpoint: EndpointConfig
     crash: CrashOptions
     connections: tuple[Connection, ...]
+    cluster: ClusterOptions | None = None
 
 
 def load(file: Path) -> GatewayConfig:
@@ -69,6 +71,8 @@ def load(file: Path) -> GatewayConfig:
         resolve_connection(name, section, directory, listen, problems)
         for name, section in shape.connections.items()
     ]
+    section = shape.cluster
+    cluster = None if section is None else resolve_cluster(section, directory, problems)
     problems.raise_first()
     return GatewayConfig(
         file=file,
@@ -76,6 +80,7 @@ def load(file: Path) -> GatewayConfig:
         endpoint=_endpoint(shape.gateway),
         crash=_crash(shape.qcd),
         connections=tuple(connection for connection in connections if connection is not None),
+        cluster=cluster,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,6 +46,9 @@ def _table_in(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
     """The table that a field holds, and whether it holds many of them by name."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
+    for part in typing.get_args(annotation) if typing.get_origin(annotation) is types.UnionType else ():
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            return part, False
     if typing.get_origin(annotation) is dict:
         return typing.get_args(annotation)[1], True
     return None, False

@@ -13,6 +13,7 @@ from .schema import (
     QcdSection,
     RemoteSection,
 )
+from .schema_cluster import ClusterSection
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("gateway", GatewaySection),
@@ -21,6 +22,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("connections.NAME.remote", RemoteSection),
     ("connections.NAME.children.CHILD", ChildSection),
     ("qcd", QcdSection),
+    ("cluster", ClusterSection),
 )
 
 _HEAD = """\
@@ -87,6 +89,8 @@ def _section(name: str, table: type[BaseModel]) -> str:
 
 def _default(field: FieldInfo) -> str:
     value = field.default
+    if field.is_required():
+        return "(must be given)"
     if value is None:
         return ""
     if isinstance(value, bool):

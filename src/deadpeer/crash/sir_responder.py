@@ -75,7 +75,7 @@ class SirResponder(Extension):
         if kind is None:
             self.core.count("check.other_member")
             return None
-        if not self._limiter.allow(now.mono_ns, datagram.remote.host, kind, check.subject.spi):
+        if not self._limiter.allow(now.mono_ns, datagram.remote.host, kind, _ours_and_theirs(check)[0]):
             self.core.count(f"check.limited.{kind.value}")
             return None
         return Verb.ACK if sa is not None else Verb.NACK
@@ -96,9 +96,7 @@ class SirResponder(Extension):
         if subject.protocol == Protocol.ESP:
             standing = owner.of_esp(int.from_bytes(subject.spi, "big"))
             return None if standing is Standing.LIVING else Kind.CHECK_ESP
-        ours, theirs = subject.header_spis
-        if check.from_initiator:
-            ours, theirs = theirs, ours
+        ours, theirs = _ours_and_theirs(check)
         match rule(owner.of_ike(ours), owner.of_ike(theirs), alone=owner.alone):
             case Ruling.SILENCE:
                 return None
@@ -119,6 +117,14 @@ class SirResponder(Extension):
             protocol=check.subject.protocol,
             spi=check.subject.spi.hex(),
         )
+
+
+def _ours_and_theirs(check: Check) -> tuple[bytes, bytes]:
+    """The SPI in question that would be one of ours, and the peer's, as the flag says. ESP: the same."""
+    if check.subject.protocol == Protocol.ESP:
+        return check.subject.spi, check.subject.spi
+    spi_i, spi_r = check.subject.header_spis
+    return (spi_r, spi_i) if check.from_initiator else (spi_i, spi_r)
 
 
 def _answers(connection: Connection) -> bool:

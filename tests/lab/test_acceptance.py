@@ -46,6 +46,7 @@ from deadpeer.lab.kills import Kill, KillOutcome, plan, run_kills, worst
 from deadpeer.lab.options import LabOptions
 from deadpeer.lab.recording import SideEvent
 from deadpeer.lab.result import RunResult
+from deadpeer.lab.runs import Run
 from deadpeer.lab.trace import EspSeen, IkeSeen, Lane, look
 from deadpeer.values import Address
 from deadpeer.wire import Encrypted, Message, add_marker, encode_message
@@ -288,6 +289,30 @@ def test_the_table_tells_failed_from_skipped() -> None:
     assert "skipped" in text
 
 
+@pytest.mark.parametrize(
+    ("recoveries", "runs", "holds"),
+    [
+        ([4.5, 4.7], 2, True),
+        ([4.5, 5.6, 4.6, 4.7, 4.7], 5, True),
+        ([4.9, 5.6, 4.6, 4.9, 4.7], 5, False),
+    ],
+)
+def test_a_short_series_that_misses_its_bound_goes_on(
+    recoveries: list[float], runs: int, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = iter(recoveries)
+    seeds: list[int] = []
+
+    async def run_once(options: LabOptions, _observer: object) -> Run:
+        seeds.append(options.seed)
+        return Run(result(1.5, next(made)), (), 0)
+
+    monkeypatch.setattr(acceptance, "run_once", run_once)
+    rows = asyncio.run(acceptance.run_all(QUICK, 11, ["qcd"], lambda _text: None))
+    assert seeds == list(range(11, 11 + runs))
+    assert [row.holds for row in rows] == [holds]
+
+
 def test_each_attack_meets_its_methods() -> None:
     full, quick = assaults(ATTACKS, FULL), assaults(ATTACKS, QUICK)
     assert [attack for attack, _, _ in quick] == list(ATTACKS)
@@ -308,7 +333,7 @@ def test_the_table_can_be_written_as_markdown(
     path = tmp_path / "table.md"
     assert acceptance.main(["--quick", "--seed", "7", "--markdown", str(path)]) == 0
     lines = path.read_text().splitlines()
-    assert "3 runs in each judged series, seeds from 7" in lines[0]
+    assert "2 runs in each judged series, seeds from 7" in lines[0]
     assert lines[4:] == ["| a | x \\| y | m | ok |", "| b |  | skipped: no root | skipped |"]
     with pytest.raises(SystemExit):
         acceptance.main(["--markdown", str(tmp_path / "missing" / "table.md")])

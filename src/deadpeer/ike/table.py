@@ -113,7 +113,11 @@ class SaTable:
 
     def with_peer(self, remote: Address) -> list[IkeSa]:
         """The established SAs whose peer is at exactly this address and port, oldest first."""
-        return [sa for sa in self._peers.get(remote, {}).values() if sa.established]
+        return [sa for sa in self.at(remote) if sa.established]
+
+    def at(self, remote: Address) -> list[IkeSa]:
+        """All SAs whose peer is at exactly this address and port, in any state, oldest first."""
+        return list(self._peers.get(remote, {}).values())
 
     def of_connection(self, name: str) -> list[IkeSa]:
         """The SAs of a connection, in any state, oldest first."""

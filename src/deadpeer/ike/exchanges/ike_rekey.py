@@ -198,6 +198,9 @@ def respond_rekey_ike(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload
         return (Notify(NotifyType.TEMPORARY_FAILURE),)
     if sa.successor is not None and not sa.successor.is_closed():
         return (Notify(NotifyType.TEMPORARY_FAILURE),)
+    if _no_room(sa):
+        sa.env.count("rekeying put off: too many IKE SAs")
+        return (Notify(NotifyType.TEMPORARY_FAILURE),)
     offered, nonce, key = (
         request.first(SecurityAssociation),
         request.first(Nonce),
@@ -240,3 +243,13 @@ def respond_rekey_ike(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload
         KeyExchange(group.transform_id, pair.public),
         *sa.env.contribute(now, Slot.IKE_REKEY, new, response=True),
     ]
+
+
+def _no_room(sa: IkeSa) -> bool:
+    """Whether there are too many IKE SAs, some of which this peer has replaced and not deleted.
+
+    A full gateway must be able to rekey: one more for each peer, until its DELETE comes.
+    """
+    table = sa.env.table
+    full = len(table) >= sa.env.config.max_ike_sas
+    return full and any(other.state is IkeState.REKEYED for other in table.at(sa.remote))

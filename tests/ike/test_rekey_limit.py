@@ -1,4 +1,4 @@
-"""An authenticated peer that rekeys its IKE SA without end and deletes none: `max_ike_sas` holds for it too."""
+"""An authenticated peer that rekeys its IKE SA without end and deletes none: `max_ike_sas` holds here too."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from deadpeer.plane.tun import TunDevice, local_addresses
 from deadpeer.plane.unix import UnixHost
 from deadpeer.values import Now
 
+from .clocks import clock
 from .config import GatewayConfig, load
 from .control import ControlServer, Reply
 from .errors import ConfigError, StartError
@@ -34,7 +35,7 @@ from .notation import Host
 from .process import KeyLogFiles, harden, notify_service_manager, places
 from .resolve import check_local_addresses
 from .routes import RouteKeeper
-from .runtime import Runtime, TaggedCommand, clock
+from .runtime import Runtime, TaggedCommand
 from .sockets import open_sockets
 from .state import StateDirectory
 from .warm import warm_up

@@ -50,6 +50,12 @@ class RouteKeeper:
                 events.append(_skipped(network, str(error)))
         return events
 
+    def forget(self) -> list[Event]:
+        """Remove all routes: everything that wanted them is gone."""
+        for owner in list(self._wanted):
+            self._release(owner)
+        return self.settle()
+
     def _want(
         self, owner: tuple[str, int], op: InstallTrap | InstallChild, outer: IpAddress | None
     ) -> list[Event]:

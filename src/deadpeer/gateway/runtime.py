@@ -3,12 +3,14 @@
 One rule holds everywhere: one mutation, then drain. Each datagram, packet, report, command or timeout is
 handed over; then all outputs are obeyed in their order (what is to be persisted is durable before anything
 that follows is sent); then one timer is set for the earliest deadline.
+
+The core's clock is asked before each step. While it gives no time (a member of a cluster that is fenced),
+what arrives is dropped, nothing is sent, and no timer runs: all goes on afterwards as if nothing had been.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -37,15 +39,18 @@ from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.host import Host, PlaneError
 from deadpeer.plane.unix import UnixHost
 from deadpeer.store import Ledger, Store
-from deadpeer.values import NS_PER_S, Datagram, Deadline, Now
+from deadpeer.values import Datagram, Deadline, Now
 from deadpeer.wire import UdpKind, classify
 
+from .clocks import CoreClock, PlainClock, clock
 from .process import KeyLogFiles, places
 from .routes import RouteKeeper
 from .sockets import DRAIN, UdpSocket, UdpSockets
 
 _FLUSH_S = 0.001
-_AFTER_ERROR_NS = 100_000_000
+_AFTER_ERROR_S = 0.1
+_FENCED = "this member is fenced, as its lease may have run out; try again when it has one"
+_OVER = "this member's life is over; try again in the next one"
 Args = TypeVarTuple("Args")
 
 TaggedCommand = Callable[[int], Initiate | Terminate | Rekey | ExtensionCommand]
@@ -61,11 +66,6 @@ class Core(Protocol):
     def poll(self) -> Output | None: ...
     def deadline(self) -> Deadline | None: ...
     def snapshot(self, now: Now) -> list[dict[str, object]]: ...
-
-
-def clock() -> Now:
-    """The present moment."""
-    return Now(time.monotonic_ns(), time.time())
 
 
 class Runtime:
@@ -87,10 +87,17 @@ class Runtime:
         ledger: Ledger,
         keylog: KeyLogFiles | None,
         report: Callable[[Now, Event], None],
+        core_clock: CoreClock | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.down = asyncio.Event()
         """Set when the endpoint has said goodbye to all peers after `shutdown`."""
+        self.router: Callable[[Now, Datagram], bool] | None = None
+        """Asked about each datagram first; True: it is another member's, and has been dealt with."""
+        self._clock: CoreClock = core_clock if core_clock is not None else PlainClock()
+        self._last = clock()
+        self._listening = False
+        self._held: list[Input] = []
         self._sockets = sockets
         self._port_nat_t = port_nat_t
         self._engine = engine
@@ -110,12 +117,33 @@ class Runtime:
         self._seen_errors: set[tuple[str, ...]] = set()
         self._tags: dict[int, asyncio.Future[CommandDone]] = {}
         self._last_tag = 0
-        self._not_before_ns = 0
+        self._not_before_s = 0.0
 
-    def attach(self, core: Core) -> None:
-        """Obey what the new endpoint says, and listen from now on."""
+    def attach(self, core: Core, engine: EspEngine | None = None) -> None:
+        """Obey what the new endpoint says, and listen from now on. `engine`: its new data plane, if given."""
         self._core = core
+        if engine is not None:
+            self._engine = engine
         self._settle()
+        self.listen()
+
+    def detach(self, engine: EspEngine) -> None:
+        """The endpoint's life is over: forget it and its data plane, and drop what arrives until the next."""
+        self._core, self._engine = None, engine
+        self._held.clear()
+        for event in self._routes.forget() if self._routes is not None else ():
+            self._report(clock(), event)
+        tags, self._tags = self._tags, {}
+        for tag, future in tags.items():
+            if not future.done():
+                future.set_result(CommandDone(tag, ok=False, text=_OVER))
+        self._settle()
+
+    def listen(self) -> None:
+        """Read from now on, whether or not there is an endpoint: what nobody may serve must not wait."""
+        if self._listening:
+            return
+        self._listening = True
         for sock in self._sockets:
             self._loop.add_reader(sock.fileno(), self._on_socket, sock)
         if self._host.fileno() >= 0:
@@ -125,26 +153,42 @@ class Runtime:
         """Give the endpoint a command that `make` builds around a tag; return its outcome."""
         if self._core is None:
             return CommandDone(0, ok=False, text="the gateway is still starting; try again")
+        if self._time() is None:
+            return CommandDone(0, ok=False, text=_FENCED)
         self._last_tag += 1
         tag = self._last_tag
         future: asyncio.Future[CommandDone] = self._loop.create_future()
         self._tags[tag] = future
         try:
-            self._feed(make(tag))
-            self._settle()
+            self._command(make(tag))
             return await future
         finally:
             self._tags.pop(tag, None)
 
     def reload(self, command: Reload) -> None:
         """Use other connections from now on."""
-        self._feed(command)
-        self._settle()
+        self._command(command)
 
     def shutdown(self) -> None:
         """Delete every SA politely; `down` is set when that is done."""
-        self._feed(Shutdown())
+        self._command(Shutdown())
+
+    def resume(self) -> None:
+        """The clock runs again: do what had to wait."""
+        held, self._held = self._held, []
+        for item in held:
+            self._command(item)
         self._settle()
+
+    def take(self, datagram: Datagram) -> None:
+        """A datagram that another member received for us."""
+        self._arrive(datagram, None)
+        self._settle()
+
+    def now(self) -> Now:
+        """The core's present moment; while its clock stands still, when that began."""
+        self._time()
+        return self._last
 
     def sas(self, now: Now) -> list[dict[str, Any]]:
         """The endpoint's SAs, each child with what it has carried."""
@@ -172,6 +216,7 @@ class Runtime:
 
     def stop(self) -> None:
         """Stop reading and cancel the timer. What was opened is closed by who opened it."""
+        self._listening = False
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
         if self._host.fileno() >= 0:
@@ -184,21 +229,29 @@ class Runtime:
 
     def _on_socket(self, sock: UdpSocket) -> None:
         for datagram in sock.receive():
-            self._guard("datagram", self._receive, datagram)
+            self._arrive(datagram, self.router)
         self._settle()
 
-    def _receive(self, datagram: Datagram) -> None:
+    def _arrive(self, datagram: Datagram, router: Callable[[Now, Datagram], bool] | None) -> None:
+        now = self._time()
+        if now is None or self._core is None:
+            self.counters["datagrams_fenced" if now is None else "datagrams_between_lives"] += 1
+        else:
+            self._guard("datagram", self._receive, now, datagram, router)
+
+    def _receive(self, now: Now, datagram: Datagram, router: Callable[[Now, Datagram], bool] | None) -> None:
+        if router is not None and router(now, datagram):
+            return
         if datagram.local.port == self._port_nat_t:
             kind = classify(datagram.payload, port_4500=True)
             if kind is UdpKind.ESP:
-                now_ns = time.monotonic_ns()
-                self._engine.inbound(now_ns, datagram.payload, datagram.local, datagram.remote)
+                self._engine.inbound(now.mono_ns, datagram.payload, datagram.local, datagram.remote)
                 self._drain()
                 return
             if kind is UdpKind.KEEPALIVE:
                 self.counters["nat_keepalive_received"] += 1
                 return
-        self._feed(datagram)
+        self._feed(now, datagram)
 
     def _on_host(self) -> None:
         try:
@@ -207,7 +260,11 @@ class Runtime:
                 if packet is None:
                     break
                 self.counters["host_received"] += 1
-                self._guard("packet", self._engine.outbound, time.monotonic_ns(), packet)
+                now = self._time()
+                if now is None or self._core is None:
+                    self.counters["packets_fenced" if now is None else "packets_between_lives"] += 1
+                    continue
+                self._guard("packet", self._engine.outbound, now.mono_ns, packet)
                 self._drain()
         except PlaneError as error:
             # There will never be a packet again: without this the loop would spin.
@@ -217,16 +274,32 @@ class Runtime:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._guard("timer", self._engine.expire, time.monotonic_ns())
-        self._drain()
-        self._feed(Timeout())
+        if (now := self._time()) is not None:
+            self._guard("timer", self._engine.expire, now.mono_ns)
+            self._drain()
+        if (now := self._time()) is not None:
+            self._feed(now, Timeout())
+            self._settle()
+
+    def _command(self, item: Input) -> None:
+        """What does not come from outside waits while the clock stands still."""
+        if (now := self._time()) is None:
+            self._held.append(item)
+            return
+        self._feed(now, item)
         self._settle()
 
-    def _feed(self, item: Input) -> None:
+    def _feed(self, now: Now, item: Input) -> None:
         core = self._core
         if core is not None:
-            self._guard(type(item).__name__.lower(), core.handle, clock(), item)
+            self._guard(type(item).__name__.lower(), core.handle, now, item)
         self._drain()
+
+    def _time(self) -> Now | None:
+        now = self._clock.enter()
+        if now is not None:
+            self._last = now
+        return now
 
     # Outputs
 
@@ -234,34 +307,36 @@ class Runtime:
         """Obey all outputs in their order, until endpoint and data plane are both quiet."""
         while self._drain_core() | self._drain_engine():
             pass
-        self._owing = False
+        if self._time() is not None:
+            self._owing = False
 
     def _drain_core(self) -> bool:
         core, some = self._core, False
-        while core is not None and (output := core.poll()) is not None:
+        while core is not None and (now := self._time()) is not None and (output := core.poll()) is not None:
             some = True
-            self._guard("output", self._obey, output)
+            self._guard("output", self._obey, now, output)
         return some
 
     def _drain_engine(self) -> bool:
-        while (datagram := self._engine.poll_datagram()) is not None:
+        engine = self._engine
+        while self._time() is not None and (datagram := engine.poll_datagram()) is not None:
             self._sockets.send(datagram)
-        while (packet := self._engine.poll_packet()) is not None:
+        while self._time() is not None and (packet := engine.poll_packet()) is not None:
             self.counters["host_sent" if self._host.write(packet) else "host_refused"] += 1
         some = False
-        while (report := self._engine.poll_report()) is not None:
+        while (now := self._time()) is not None and (report := engine.poll_report()) is not None:
             some = True
             core = self._core
             if core is not None:
-                self._guard("report", core.handle, clock(), report)
+                self._guard("report", core.handle, now, report)
         return some
 
-    def _obey(self, output: Output) -> None:
+    def _obey(self, now: Now, output: Output) -> None:
         match output:
             case Transmit():
                 self._transmit(output)
             case Plane():
-                self._engine.apply(time.monotonic_ns(), output.op)
+                self._engine.apply(now.mono_ns, output.op)
                 for event in self._routes.apply(output.op) if self._routes is not None else ():
                     self._report(clock(), event)
             case Persist():
@@ -331,9 +406,10 @@ class Runtime:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
-        if due is not None:
+        if due is not None and self._time() is not None:
             # A deadline that an error left in the past must not make the loop spin.
-            self._timer = self._loop.call_at(max(due, self._not_before_ns) / NS_PER_S, self._on_timer)
+            at_s = max(self._clock.loop_s(due), self._not_before_s)
+            self._timer = self._loop.call_at(at_s, self._on_timer)
 
     def _on_flush(self) -> None:
         self._flush = None
@@ -349,7 +425,7 @@ class Runtime:
             work(*args)
         except Exception as error:
             self.counters[f"exception_{what}"] += 1
-            self._not_before_ns = time.monotonic_ns() + _AFTER_ERROR_NS
+            self._not_before_s = self._loop.time() + _AFTER_ERROR_S
             where = places(error.__traceback__)
             key = (type(error).__name__, *where)
             if key in self._seen_errors or len(self._seen_errors) >= 1000:

@@ -1,0 +1,68 @@
+"""The protocol core's clock: the plain monotonic one, or one that stands still while a fence is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from deadpeer.cluster.fence import Fence, Gate
+from deadpeer.values import NS_PER_S, Now
+
+
+class CoreClock(Protocol):
+    """Asked before each input is handed over and before each output is obeyed."""
+
+    def enter(self) -> Now | None:
+        """The core's present moment, or None if it may do nothing now."""
+        ...
+
+    def loop_s(self, core_ns: int) -> float:
+        """When a moment of the core's clock comes, in the event loop's time."""
+        ...
+
+
+def clock() -> Now:
+    """The present moment."""
+    return Now(time.monotonic_ns(), time.time())
+
+
+def boottime_ns() -> int:
+    """The clock of leases: it runs while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class PlainClock:
+    """A gateway by itself: always open."""
+
+    def enter(self) -> Now:
+        return clock()
+
+    def loop_s(self, core_ns: int) -> float:
+        return core_ns / NS_PER_S
+
+
+class FencedClock:
+    """The clock behind a fence. `on_change` is told when it is found open (True), or closed."""
+
+    def __init__(self, fence: Fence, on_change: Callable[[bool], None]) -> None:
+        self.open = False
+        self._gate = Gate(fence)
+        self._on_change = on_change
+
+    def enter(self) -> Now | None:
+        now = self._gate.enter(boottime_ns(), time.time())
+        if (now is not None) != self.open:
+            self.open = now is not None
+            self._on_change(self.open)
+        return now
+
+    def loop_s(self, core_ns: int) -> float:
+        left_ns = self._gate.outside_ns(core_ns) - boottime_ns()
+        return asyncio.get_running_loop().time() + left_ns / NS_PER_S
+
+    @property
+    def paused_s(self) -> float:
+        """How long the core has stood still, all pauses together."""
+        return self._gate.paused_ns / NS_PER_S

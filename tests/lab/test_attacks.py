@@ -104,7 +104,7 @@ def test_a_run_that_breaks_off_says_why(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(gauges, "alices_sas", gone)
     result = asyncio.run(run_attack(catalogue.attack("mitm-chaos"), LabOptions(), Silent(), seconds=1))
-    assert result.failure == "Alice is gone"
+    assert result.failure.startswith("Alice is gone; alice's gateway has ended")
     assert not result.ok
 
 

@@ -79,6 +79,12 @@ class GatewayPeer:
         if self._process is not None:
             await self._process.stop()
 
+    def epitaph(self) -> str:
+        """If it ended without being told to: that, and its last words. Else nothing."""
+        if self._process is None or self._process.running:
+            return ""
+        return f"; {self._side}'s gateway has ended{self._process.last_words()}"
+
     def _running(self) -> Process:
         if self._process is None:
             raise LabError(f"{self._side}'s gateway was not started")

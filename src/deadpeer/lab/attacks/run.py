@@ -80,7 +80,8 @@ async def run_attack(
         try:
             return await Course(session, staged, options, seconds).run()
         except (LabError, ControlError, OSError) as error:
-            return _broken_off(attack, options, str(error))
+            ends = "".join(gauges.gateway(session, side).epitaph() for side in SIDES)
+            return _broken_off(attack, options, f"{error}{ends}")
 
 
 def _require(attack: Attack, options: LabOptions, seconds: float) -> None:

@@ -75,5 +75,6 @@ def critical(env: Environment, now: Now, header: Header, to: Datagram, payload_t
 def _allowed(env: Environment, now: Now, to: Datagram) -> bool:
     allowed = env.refusals.allow(now.mono_ns, to.remote.host)
     if not allowed:
-        env.drop("refusal limited")
+        # The message itself is counted already, as dropped for its own reason: each has one end.
+        env.count("refusal limited")
     return allowed

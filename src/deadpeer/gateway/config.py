@@ -39,6 +39,7 @@ class GatewayOptions:
     route_table: int
     unix_local: Path | None
     unix_peer: Path | None
+    faults: bool
     log_level: LogLevel
     receive_buffer: int
     hold_packets: int
@@ -120,6 +121,7 @@ def _options(
         route_table=section.route_table,
         unix_local=None if section.unix_local is None else directory / section.unix_local,
         unix_peer=None if section.unix_peer is None else directory / section.unix_peer,
+        faults=section.faults,
         log_level=section.log_level,
         receive_buffer=section.receive_buffer,
         hold_packets=section.hold_packets,

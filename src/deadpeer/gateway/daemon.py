@@ -15,7 +15,7 @@ from typing import Any
 from deadpeer.assembly import build_endpoint
 from deadpeer.crash.boot import StateError
 from deadpeer.crypto import SystemEntropy
-from deadpeer.ike.io import Event, ExtensionCommand, Field, Initiate, Rekey, Reload, Terminate
+from deadpeer.ike.io import Event, ExtensionCommand, Field, Initiate, Lose, Rekey, Reload, Terminate
 from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.host import Host as PlaneHost
 from deadpeer.plane.host import PlaneError
@@ -132,6 +132,9 @@ class Daemon:
                 "text": "KEYS OF ALL SAs ARE BEING WRITTEN TO A FILE; never do this in use"
             }
             self._report(clock(), Event("keylog", fields, "warning"))
+        if options.faults:
+            text = "gateway.faults is on, for a laboratory: whoever may open the control socket can make SAs vanish"
+            self._report(clock(), Event("faults", {"text": text}, "warning"))
         endpoint_config = replace(
             self._config.endpoint,
             local_hosts=tuple(str(host) for host in hosts),
@@ -254,6 +257,8 @@ class Daemon:
             case "rotate":
                 what = "tickets" if args.get("tickets") is True else "qcd"
                 return await _outcome(runtime, lambda tag: ExtensionCommand(what, "rotate", tag))
+            case "lose" if self._config.gateway.faults:
+                return await self._lose(runtime, args)
             case "sas":
                 now = clock()
                 return Reply(True, data={"sas": runtime.sas(now), "mono_ns": now.mono_ns})
@@ -268,6 +273,12 @@ class Daemon:
                 self._stop.set()
                 return Reply(True, "stopping")
         return Reply(False, f"there is no command {command!r}")
+
+    async def _lose(self, runtime: Runtime, args: Mapping[str, Any]) -> Reply:
+        connection, child = args.get("connection"), args.get("child")
+        if not isinstance(connection, str | None) or not isinstance(child, str | None):
+            return Reply(False, "lose takes the name of a connection, and perhaps of a child, or neither")
+        return await _outcome(runtime, lambda tag: Lose(connection, child, tag))
 
     async def _on_connection(self, runtime: Runtime, command: str, args: Mapping[str, Any]) -> Reply:
         name, child = args.get("connection"), args.get("child")

@@ -24,6 +24,7 @@ from deadpeer.ike.io import (
     Initiate,
     Input,
     KeyLog,
+    Lose,
     Output,
     Persist,
     Plane,
@@ -53,7 +54,7 @@ _FENCED = "this member is fenced, as its lease may have run out; try again when 
 _OVER = "this member's life is over; try again in the next one"
 Args = TypeVarTuple("Args")
 
-TaggedCommand = Callable[[int], Initiate | Terminate | Rekey | ExtensionCommand]
+TaggedCommand = Callable[[int], Initiate | Terminate | Rekey | Lose | ExtensionCommand]
 
 
 class Core(Protocol):

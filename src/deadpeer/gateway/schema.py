@@ -88,6 +88,12 @@ class GatewaySection(Section):
     unix_peer: Text | None = key(
         None, 'With plane = "unix": path of the host\'s end, at most 107 octets.', '"/run/lab/host.sock"'
     )
+    faults: bool = key(
+        False,
+        'For laboratories only: the control socket takes the command "lose", which makes SAs vanish without a'
+        " word to anybody, as a fault would.",
+        "false",
+    )
     log_level: LogLevel = key("info", "Events below this level are not logged.", '"info"')
     receive_buffer: int = key(
         8 * 1024 * 1024,

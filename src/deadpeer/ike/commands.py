@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from deadpeer.ike import faults
 from deadpeer.ike.child import ChildState
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.exchanges.child import RekeyChild
 from deadpeer.ike.exchanges.ike_rekey import RekeyIke
 from deadpeer.ike.exchanges.informational import DeleteChild, DeleteIke
-from deadpeer.ike.io import Command, ExtensionCommand, Initiate, Rekey, Reload, Shutdown, Terminate
+from deadpeer.ike.io import Command, ExtensionCommand, Initiate, Lose, Rekey, Reload, Shutdown, Terminate
 from deadpeer.ike.recovery import Recovery
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import Now
@@ -28,6 +29,8 @@ class Commands:
             self._down(now, command)
         elif isinstance(command, Rekey):
             self._rekey(now, command)
+        elif isinstance(command, Lose):
+            faults.lose(self._env, now, command)
         elif isinstance(command, Reload):
             self._recovery.reload(now, command.connections)
         elif isinstance(command, Shutdown):

@@ -47,6 +47,16 @@ class Rekey:
 
 
 @dataclass(frozen=True, slots=True)
+class Lose:
+    """A fault on purpose: forget, without a word to anybody, the IKE SAs of a connection (all if None) with
+    their children, or only the children of that name."""
+
+    connection: str | None = None
+    child: str | None = None
+    tag: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Reload:
     """Use these connections from now on. Living SAs keep what they were made with."""
 
@@ -71,7 +81,7 @@ class ExtensionCommand:
     argument: object = field(default=None, repr=False)
 
 
-Command = Initiate | Terminate | Rekey | Reload | Shutdown | ExtensionCommand
+Command = Initiate | Terminate | Rekey | Lose | Reload | Shutdown | ExtensionCommand
 Input = Datagram | Timeout | Command | PlaneReport
 
 

@@ -16,6 +16,7 @@ from deadpeer.crash.options import CrashOptions
 from deadpeer.crash.policy import Policy
 from deadpeer.crash.rebuilds import Rebuilds
 from deadpeer.crash.reconnect import Reconnect
+from deadpeer.crash.redirect import Redirect
 from deadpeer.crash.resumption import TicketGateway
 from deadpeer.crash.resumption_client import TicketClient
 from deadpeer.crash.rivals import Rivals
@@ -99,6 +100,7 @@ def _extensions(
         SirResponder(ownership, connections, options),
         Sir(monitor, policy, rebuilds, entropy, options),
         Reconnect(monitor, policy, rebuilds),
+        Redirect(rebuilds),
         Liveness(monitor, policy),
         TokenTaker(monitor, policy),
         spi_map,

@@ -52,7 +52,7 @@ class Rebuilds(Extension):
         self._called_off: set[int] = set()
         """Old SAs whose peer lives, though the new SA may have been too far to be given up."""
 
-    def begin(self, now: Now, sa: SaView, owner: str) -> bool:
+    def begin(self, now: Now, sa: SaView, owner: str, host: str | None = None) -> bool:
         """Build a new SA beside `sa`; `owner` will be told by the core's signals. False: not now."""
         if sa.number in self._under_way:
             return False
@@ -77,7 +77,7 @@ class Rebuilds(Extension):
             return False
         self._under_way[sa.number] = _Rebuild(owner)
         self._building[_peer(sa)] += 1
-        if not self.core.rebuild(now, sa, owner):
+        if not self.core.rebuild(now, sa, owner, host):
             self._end(sa)
             self.core.count("rebuild.impossible")
             return False

@@ -214,10 +214,10 @@ class Endpoint:
         self._env.signal(now, ext.Condemned(found, verdict))
         self._recovery.condemned(now, found, verdict)
 
-    def rebuild(self, now: Now, sa: ext.SaView, reason: str) -> bool:
+    def rebuild(self, now: Now, sa: ext.SaView, reason: str, host: str | None = None) -> bool:
         """Build a new IKE SA for the same connection beside `sa`; `Rebuilt` or `RebuildFailed` follows."""
         found = self._env.table.get(sa.number)
-        return found is not None and self._recovery.rebuild(now, found, reason)
+        return found is not None and self._recovery.rebuild(now, found, reason, host)
 
     def abandon_rebuild(self, now: Now, sa: ext.SaView, reason: str) -> None:
         """Give up the new SA that `rebuild` is building beside `sa`."""
@@ -232,6 +232,10 @@ class Endpoint:
         found = self._env.table.get(sa.number)
         if found is not None and found.established:
             found.submit(now, DeleteIke(reason), urgent=True)
+
+    def close_doors(self) -> None:
+        """Take no new IKE SAs of peers from now on: what they send is dropped, so that others can have it."""
+        self._env.doors_closed = True
 
     def answer(self, datagram: Datagram, message: Message, reason: str) -> int:
         """Answer a stranger, to where the datagram came from. Returns the octets of UDP payload."""
@@ -393,6 +397,9 @@ class Endpoint:
             if known.established_ns is not None:
                 env.drop("IKE_SA_INIT of an established SA")
                 return
+        if env.doors_closed:
+            env.drop("draining")
+            return
         if message.exchange == ExchangeType.IKE_SESSION_RESUME:
             resume.respond(env, now, octets, message, datagram, self._cookies)
             return

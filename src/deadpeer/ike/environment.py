@@ -105,6 +105,7 @@ class Environment:
         self.table = SaTable()
         self.timers = TimerQueue()
         self.refusals = Refusals()
+        self.doors_closed = False
         self.counters: Counter[str] = Counter()
         self._spis = spis
         self._outputs: deque[Output] = deque()

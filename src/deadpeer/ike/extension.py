@@ -178,8 +178,10 @@ class Core(Protocol):
         """
         ...
 
-    def rebuild(self, now: Now, sa: SaView, reason: str) -> bool:
+    def rebuild(self, now: Now, sa: SaView, reason: str, host: str | None = None) -> bool:
         """Build a new IKE SA for the same connection beside `sa`; `Rebuilt` or `RebuildFailed` follows.
+
+        With `host`, at that address: the peer told us, protected, to go there.
 
         It never carries INITIAL_CONTACT. False if one is under way already, or none can be initiated.
         The caller limits how often.
@@ -199,6 +201,10 @@ class Core(Protocol):
 
     def dismiss(self, now: Now, sa: SaView, reason: str) -> None:
         """Delete an established SA politely, with its children: another SA serves in its place."""
+        ...
+
+    def close_doors(self) -> None:
+        """Take no new IKE SAs of peers from now on."""
         ...
 
     def answer(self, datagram: Datagram, message: Message, reason: str) -> int:

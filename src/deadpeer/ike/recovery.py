@@ -223,14 +223,17 @@ class Recovery:
 
     # --- beside a living SA ----------------------------------------------------------------------
 
-    def rebuild(self, now: Now, old: IkeSa, reason: str) -> bool:
-        """Build a new IKE SA beside `old`, which stands until somebody proves it dead."""
+    def rebuild(self, now: Now, old: IkeSa, reason: str, host: str | None = None) -> bool:
+        """Build a new IKE SA beside `old`, which stands until somebody proves it dead, with the same peer or,
+        if `host` is given, with the one at that address."""
         today = self.connections.get(old.connection.name)
         if today is None or self.stopping or self._attempts.beside(old.number) is not None:
             return False
         names = {*old.children_due, *(c.name for c in old.children.values())}
         children = [c for c in today.children if c.name in names]
         route = self._known_route(today, Route(old.local, old.remote, old.rtt_s))
+        if host is not None:
+            route = Route(route.local, Address(host, today.remote_port), route.rtt_s)
         self._env.event("rebuild", "notice", connection=today.name, sa=old.number, reason=reason)
         self._attempts.begin(
             now, today, children, route, tag=0, keep_trying=False, recovering=True, beside=old

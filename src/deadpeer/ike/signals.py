@@ -63,10 +63,12 @@ class PeerNotifies:
 
 @dataclass(frozen=True, slots=True)
 class PeerVendorIds:
-    """The Vendor IDs of the peer's IKE_SA_INIT, said once the SA is authenticated (and so are they)."""
+    """The Vendor IDs of the peer's first message, and the types of its notifies, said once the SA is
+    authenticated (and so are they: but everybody could read them)."""
 
     sa: SaView
     vendor_ids: tuple[bytes, ...]
+    notifies: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

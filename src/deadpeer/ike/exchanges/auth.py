@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 
@@ -53,6 +54,9 @@ from deadpeer.wire import (
     SecurityAssociation,
     label,
 )
+
+if TYPE_CHECKING:
+    from deadpeer.ike.exchanges.setup import Setup
 
 FAILED_LINGER_S = 5.0
 """How long a refused SA stays to answer retransmissions."""
@@ -118,7 +122,7 @@ class InitiatorAuth(Exchange):
         sa.established_now(now)
         announce_sa(sa)
         child = self._first_child(sa, now, answer, setup.nonce_i, setup.nonce_r, tag)
-        _signal_up(sa, now, answer, child, setup.peer_vendor_ids)
+        _signal_up(sa, now, answer, child, setup)
         if sa.is_closed():
             sa.env.done(tag, False, "the IKE SA is closed already")
             return
@@ -231,7 +235,7 @@ def _accept(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
     payloads += sa.env.contribute(now, Slot.AUTH, sa, response=True, request=request)
 
     def after() -> None:
-        _signal_up(sa, now, request, child, setup.peer_vendor_ids)
+        _signal_up(sa, now, request, child, setup)
         if sa.is_closed():
             return
         if contact:
@@ -242,11 +246,9 @@ def _accept(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
     return payloads
 
 
-def _signal_up(
-    sa: IkeSa, now: Now, message: Message, child: ChildSa | None, vendor_ids: tuple[bytes, ...]
-) -> None:
+def _signal_up(sa: IkeSa, now: Now, message: Message, child: ChildSa | None, setup: Setup) -> None:
     sa.env.signal(now, ext.SaEstablished(sa))
-    sa.env.signal(now, ext.PeerVendorIds(sa, vendor_ids))
+    sa.env.signal(now, ext.PeerVendorIds(sa, setup.peer_vendor_ids, setup.peer_notifies))
     sa.env.signal(now, ext.PeerNotifies(sa, Slot.AUTH, message.all(Notify)))
     if child is not None and not sa.is_closed():
         announce_child(sa, now, child, None)

@@ -47,6 +47,7 @@ class Setup:
     response: bytes = b""
     peer_hashes: frozenset[int] | None = None
     peer_vendor_ids: tuple[bytes, ...] = ()
+    peer_notifies: frozenset[int] = frozenset()
     candidates: tuple[Connection, ...] = ()
     """Responder: the connections that the peer may mean."""
     child: ChildConfig | None = None
@@ -85,6 +86,7 @@ def read_capabilities(sa: IkeSa, message: Message, datagram: Datagram) -> None:
     if (hashes := message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)) is not None:
         setup.peer_hashes = parse_hashes(hashes.data)
     setup.peer_vendor_ids = tuple(v.data for v in message.all(VendorId)[:MAX_VENDOR_IDS])
+    setup.peer_notifies = frozenset(n.type for n in message.all(Notify))
     supported = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
     sa.fragmentation = sa.connection.fragmentation and supported
     judged = nat.behind_nat(message, datagram.local, datagram.remote)

@@ -176,7 +176,7 @@ class Core(FakeCore):
         self.building: set[int] = set()
         self.dismissed: list[int] = []
 
-    def rebuild(self, now: object, sa: FakeSa, reason: str) -> bool:
+    def rebuild(self, now: object, sa: FakeSa, reason: str, host: str | None = None) -> bool:
         begun = sa.number not in self.building
         self.building.add(sa.number)
         return begun

@@ -23,7 +23,7 @@ class Core(FakeCore):
         self.able = True
         self.calls: list[tuple[str, int]] = []
 
-    def rebuild(self, now: Now, sa: FakeSa, reason: str) -> bool:
+    def rebuild(self, now: Now, sa: FakeSa, reason: str, host: str | None = None) -> bool:
         self.calls.append(("rebuild", sa.number))
         return self.able
 

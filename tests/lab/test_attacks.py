@@ -21,7 +21,7 @@ from deadpeer.lab.recording import Silent
 from deadpeer.lab.session import Session
 
 SECONDS = 2.0
-AT_ONCE = 2
+AT_ONCE = 3
 
 FIRST: list[tuple[str, Method]] = [(attack.name, attack.methods[0]) for attack in catalogue.ATTACKS]
 FURTHER: list[tuple[str, Method]] = [

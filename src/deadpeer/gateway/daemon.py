@@ -133,7 +133,7 @@ class Daemon:
             }
             self._report(clock(), Event("keylog", fields, "warning"))
         if options.faults:
-            text = "gateway.faults is on, for laboratories: who may open the control socket can make SAs vanish"
+            text = "gateway.faults is on: the control socket can make SAs vanish; only for laboratories"
             self._report(clock(), Event("faults", {"text": text}, "warning"))
         endpoint_config = replace(
             self._config.endpoint,

@@ -139,7 +139,7 @@ class _Store:
 
 @gap("the first key under which an SPI passes decides, and one in 65,536 passes under a wrong one")
 def test_an_spi_that_passes_under_two_keys_is_that_of_a_life_that_goes_on() -> None:
-    """Member 62 lives and made its SPI with the older key; under the newer one it reads as one of 2, ended."""
+    """Member 62 lives and used the older key; by the newer one its SPI reads as one of a dead life of 2."""
     older, newer = SpiCodec(bytes(32)), SpiCodec(KEY)
     spi = newer.encode(1, 2, 517909)
     assert older.decode(spi) == SpiOrigin(16526, 62)

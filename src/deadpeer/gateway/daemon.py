@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deadpeer.assembly import build_endpoint
+from deadpeer.cluster.secrets import KeyKind
 from deadpeer.crash.boot import StateError
 from deadpeer.crypto import SystemEntropy
 from deadpeer.ike.io import Event, ExtensionCommand, Field, Initiate, Lose, Rekey, Reload, Terminate
-from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.host import Host as PlaneHost
 from deadpeer.plane.host import PlaneError
 from deadpeer.plane.steering import Steering
@@ -29,16 +29,20 @@ from .config import GatewayConfig, load
 from .control import ControlServer, Reply
 from .errors import ConfigError, StartError
 from .ledger import LmdbLedger
+from .lives import Site, unusable
 from .logs import EventLog, LineWriter, LogFormat, record
 from .machine import machine_id
 from .notation import Host
 from .process import KeyLogFiles, harden, notify_service_manager, places
 from .resolve import check_local_addresses
 from .routes import RouteKeeper
-from .runtime import Runtime, TaggedCommand
-from .sockets import open_sockets
+from .runtime import Core, Runtime, TaggedCommand
+from .sockets import UdpSockets, open_sockets
 from .state import StateDirectory
 from .warm import warm_up
+
+if TYPE_CHECKING:
+    from .cluster import ClusterMember
 
 GOODBYE_S = 2.0
 """How long the peers get to answer our DELETEs when we are told to stop."""
@@ -81,6 +85,9 @@ class Daemon:
         self._runtime: Runtime | None = None
         self._ledger: LmdbLedger | None = None
         self._hosts: tuple[Host, ...] = ()
+        self._site: Site | None = None
+        self._member: ClusterMember | None = None
+        self._failure: StartError | None = None
 
     async def run(self) -> None:
         """Start, serve, say goodbye."""
@@ -96,6 +103,8 @@ class Daemon:
             notify_service_manager("STOPPING=1")
             await self._goodbye()
         self._report(clock(), Event("stopped", {}, "notice"))
+        if self._failure is not None:
+            raise self._failure
 
     async def _start(self, stack: AsyncExitStack) -> None:
         options, file = self._config.gateway, self._config.file
@@ -109,17 +118,19 @@ class Daemon:
         stack.callback(sockets.close)
         plane = _open_plane(self._config, hosts)
         stack.callback(plane.close)
-        entropy = SystemEntropy()
+        site = self._site = self._make_site(state, ledger, hosts)
+        member = self._member = self._make_member(site, sockets, hosts)
         runtime = Runtime(
             sockets=sockets,
             port_nat_t=options.port_nat_t,
-            engine=EspEngine(entropy, hold_packets=options.hold_packets),
+            engine=site.engine(),
             host=plane,
             routes=RouteKeeper(plane, _sources(self._config, hosts)) if options.routes else None,
             store=state.store,
             ledger=ledger,
             keylog=self._keylog,
             report=self._report,
+            core_clock=None if member is None else member.core_clock,
         )
         self._runtime = runtime
         stack.callback(runtime.stop)
@@ -135,36 +146,61 @@ class Daemon:
         if options.faults:
             text = "gateway.faults is on: the control socket can make SAs vanish; only for laboratories"
             self._report(clock(), Event("faults", {"text": text}, "warning"))
-        endpoint_config = replace(
-            self._config.endpoint,
-            local_hosts=tuple(str(host) for host in hosts),
-            keylog=self._keylog is not None,
-        )
-        try:
-            endpoint = build_endpoint(
-                clock(),
-                endpoint_config,
-                self._config.connections,
-                entropy,
-                state.store,
-                self._config.crash,
-                ledger=ledger,
-                machine_id=machine_id(options.state_dir),
-            )
-        except StateError as error:
-            raise ConfigError(file, "gateway.state_dir", f"{options.state_dir}: {error}") from None
-        except OSError as error:
-            raise ConfigError(
-                file,
-                "gateway.state_dir",
-                f"{options.state_dir} can't be written: {(error.strerror or str(error)).lower()}; make room"
-                " or name another directory",
-            ) from None
-        warmed = warm_up(self._config.connections, entropy)
+        endpoint = _alone(site) if member is None else None
+        warmed = warm_up(self._config.connections, site.entropy)
         self._report(clock(), Event("warmed", {"algorithms": list(warmed)}, "debug"))
+        if member is not None:
+            notify_service_manager("READY=1")
+            member.start(runtime, stack)
+        elif endpoint is not None:
+            self._on_ready(hosts)
+            notify_service_manager("READY=1")
+            runtime.attach(endpoint)
+
+    def _make_site(self, state: StateDirectory, ledger: LmdbLedger, hosts: Sequence[Host]) -> Site:
+        config = self._config
+        local_hosts = tuple(str(host) for host in hosts)
+        return Site(
+            file=config.file,
+            state_dir=state.path,
+            endpoint=replace(config.endpoint, local_hosts=local_hosts, keylog=self._keylog is not None),
+            connections=config.connections,
+            crash=config.crash,
+            store=state.store,
+            ledger=ledger,
+            entropy=SystemEntropy(),
+            machine_id=machine_id(state.path),
+            hold_packets=config.gateway.hold_packets,
+        )
+
+    def _make_member(self, site: Site, sockets: UdpSockets, hosts: Sequence[Host]) -> ClusterMember | None:
+        config = self._config
+        if config.cluster is None:
+            return None
+        try:
+            from .cluster import ClusterMember, Surroundings
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                config.file,
+                "cluster",
+                f"needs the package {error.name}; install it: pip install 'deadpeer[cluster]'",
+            ) from None
+        around = Surroundings(
+            site=site,
+            sockets=sockets,
+            receive_buffer=config.gateway.receive_buffer,
+            report=self._report,
+            fatal=self._fail,
+            ready=lambda: self._on_ready(hosts),
+        )
+        return ClusterMember(config.cluster, around)
+
+    def _fail(self, error: StartError) -> None:
+        self._failure = error
+        self._stop.set()
+
+    def _on_ready(self, hosts: Sequence[Host]) -> None:
         self._report(clock(), Event("ready", self._ready(hosts), "notice"))
-        notify_service_manager("READY=1")
-        runtime.attach(endpoint)
 
     def _open_ledger(self, state: Path) -> LmdbLedger:
         loop = asyncio.get_running_loop()
@@ -200,13 +236,14 @@ class Daemon:
 
     async def _goodbye(self) -> None:
         runtime = self._runtime
-        if runtime is None:
-            return
-        runtime.shutdown()
-        try:
-            await asyncio.wait_for(runtime.down.wait(), GOODBYE_S)
-        except TimeoutError:
-            self._report(clock(), Event("goodbye_unanswered", {"after_s": GOODBYE_S}, "notice"))
+        if runtime is not None and runtime.serves:
+            runtime.shutdown()
+            try:
+                await asyncio.wait_for(runtime.down.wait(), GOODBYE_S)
+            except TimeoutError:
+                self._report(clock(), Event("goodbye_unanswered", {"after_s": GOODBYE_S}, "notice"))
+        if self._member is not None:
+            await self._member.leave()
 
     def _report(self, now: Now, event: Event) -> None:
         self._log.write(now, event)
@@ -234,11 +271,16 @@ class Daemon:
         if runtime is None:
             return Reply(False, "the gateway is still starting; try again")
         fields: dict[str, Field] = {"connections": [c.name for c in new.connections]}
-        unchanged = replace(new.gateway, log_level=self._config.gateway.log_level) == self._config.gateway
-        if not unchanged or new.endpoint != self._config.endpoint or new.crash != self._config.crash:
+        level, connections = self._config.gateway.log_level, self._config.connections
+        if (
+            replace(new, gateway=replace(new.gateway, log_level=level), connections=connections)
+            != self._config
+        ):
             fields["restart_needed"] = (
-                "what changed in [gateway] and [qcd], log_level aside, waits for a restart"
+                "what changed in [gateway], [qcd] and [cluster], log_level aside, waits for a restart"
             )
+        if self._site is not None:
+            self._site.connections = new.connections
         self._log.level = new.gateway.log_level
         runtime.reload(Reload(new.connections))
         self._report(clock(), Event("reload", fields, "notice"))
@@ -256,14 +298,21 @@ class Daemon:
                 return await self._on_connection(runtime, command, args)
             case "rotate":
                 what = "tickets" if args.get("tickets") is True else "qcd"
+                if self._member is not None:
+                    return await self._member.rotate(KeyKind.TICKET if what == "tickets" else KeyKind.QCD)
                 return await _outcome(runtime, lambda tag: ExtensionCommand(what, "rotate", tag))
             case "lose" if self._config.gateway.faults:
                 return await self._lose(runtime, args)
             case "sas":
-                now = clock()
-                return Reply(True, data={"sas": runtime.sas(now), "mono_ns": now.mono_ns})
+                now = runtime.now()
+                data: dict[str, Any] = {"sas": runtime.sas(now), "mono_ns": now.mono_ns}
+                if self._member is not None:
+                    data["cluster"] = self._member.status()
+                return Reply(True, data=data)
             case "counters":
                 counters = runtime.all_counters() | {"log": dict(self._writer.counters)}
+                if self._member is not None:
+                    counters |= self._member.counters()
                 if self._ledger is not None:
                     counters["ledger"] = self._ledger.counters()
                 return Reply(True, data={"counters": counters})
@@ -298,6 +347,23 @@ async def _outcome(runtime: Runtime, make: TaggedCommand) -> Reply:
     except TimeoutError:
         return Reply(False, f"no outcome within {OUTCOME_S:g} s; the gateway goes on trying")
     return Reply(done.ok, done.text)
+
+
+def _alone(site: Site) -> Core:
+    """An endpoint in a new boot epoch. Raises ConfigError if the state directory can't be used."""
+    try:
+        return build_endpoint(
+            clock(),
+            site.endpoint,
+            site.connections,
+            site.entropy,
+            site.store,
+            site.crash,
+            ledger=site.ledger,
+            machine_id=site.machine_id,
+        )
+    except (StateError, OSError) as error:
+        raise unusable(error, site.file, site.state_dir) from None
 
 
 def _all_addresses(file: Path) -> tuple[Host, ...]:

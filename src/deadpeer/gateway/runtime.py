@@ -150,6 +150,11 @@ class Runtime:
         if self._host.fileno() >= 0:
             self._loop.add_reader(self._host.fileno(), self._on_host)
 
+    @property
+    def serves(self) -> bool:
+        """Whether there is an endpoint, and its clock runs."""
+        return self._core is not None and self._time() is not None
+
     async def command(self, make: TaggedCommand) -> CommandDone:
         """Give the endpoint a command that `make` builds around a tag; return its outcome."""
         if self._core is None:

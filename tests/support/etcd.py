@@ -1,0 +1,121 @@
+"""A real etcd-server (Debian's) on loopback: a process of the test's own, in a directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+needs_etcd = pytest.mark.skipif(shutil.which("etcd") is None, reason="needs Debian's etcd-server")
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class EtcdServer:
+    """One etcd, by itself. `tls`: (CA, certificate, key) files, with which clients must show certificates."""
+
+    def __init__(self, place: Path, tls: tuple[Path, Path, Path] | None = None, name: str = "etcd") -> None:
+        self.place = place / name
+        self.tls = tls
+        self.host = "127.0.0.1"
+        self.port, self._peer_port = free_port(), free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"{'http' if self.tls is None else 'https'}://{self.host}:{self.port}"
+
+    def start(self) -> None:
+        """Start it (again, with its data) and wait until it answers."""
+        peer = f"http://{self.host}:{self._peer_port}"
+        # fmt: off
+        command = [
+            "etcd", "--name", "one", "--data-dir", str(self.place),
+            "--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+            "--initial-cluster", f"one={peer}", "--heartbeat-interval", "50", "--election-timeout", "500",
+        ]
+        # fmt: on
+        if self.tls is not None:
+            ca, certificate, key = self.tls
+            command += ["--trusted-ca-file", str(ca), "--client-cert-auth"]
+            command += ["--cert-file", str(certificate), "--key-file", str(key)]
+        environment = {"PATH": os.environ["PATH"], "ETCD_UNSUPPORTED_ARCH": "arm64"}
+        with open(f"{self.place}.log", "ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        self._wait()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    def kill(self) -> None:
+        """It is gone at once; its data stays."""
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        """It answers nobody."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def control(self, *words: str) -> str:
+        """What etcdctl prints."""
+        done = subprocess.run(
+            ["etcdctl", "--endpoints", self.endpoint, *words],
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"], "ETCDCTL_API": "3"},
+            timeout=20,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def keys(self) -> dict[str, str]:
+        """All keys and their values."""
+        found = json.loads(self.control("get", "", "--prefix", "-w", "json")).get("kvs", ())
+        from base64 import b64decode
+
+        return {b64decode(kv["key"]).decode(): b64decode(kv["value"]).decode() for kv in found}
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.thaw()
+            self.kill()
+
+    def _wait(self) -> None:
+        end = time.monotonic() + 20
+        while True:
+            try:
+                if self.tls is not None:
+                    socket.create_connection((self.host, self.port), 1).close()
+                    return
+                with urllib.request.urlopen(f"{self.endpoint}/health", timeout=1) as answer:  # noqa: S310
+                    if json.load(answer)["health"] == "true":
+                        return
+            except (OSError, ValueError):
+                pass
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise AssertionError(
+                    f"etcd does not answer:\n{Path(f'{self.place}.log').read_text()[-2000:]}"
+                )
+            time.sleep(0.05)

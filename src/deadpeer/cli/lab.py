@@ -9,12 +9,12 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from deadpeer.lab.options import METHODS, PEERS, LabError, LabOptions
+from deadpeer.lab.options import METHODS, PEERS, SCENARIOS, LabError, LabOptions
 
 from .parser import FAILED, OK, USAGE, add_json, fail, print_json
 
@@ -39,6 +39,7 @@ examples:
   sudo deadpeer lab --netns                    network namespaces, TUN devices, the real ping
   sudo deadpeer lab --peer strongswan          Bob is an unmodified strongSwan
   deadpeer lab --method all                    every way to find out, once
+  deadpeer lab --scenario robustness           Bob lives, and loses SAs without a word
   deadpeer lab --attack forge-invalid-spi      an attacker at two living gateways
   deadpeer lab --method all --report DIR       all of it, measured, as a page; about half an hour
   deadpeer lab --report DIR --quick            the same in minutes, with fewer runs
@@ -56,6 +57,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         description="Two gateways in two processes build a tunnel; Bob's is killed with SIGKILL and started "
         "again; the lab shows how Alice finds out, and how long it takes until traffic flows.",
         epilog=EPILOG,
+    )
+    parser.add_argument(
+        "--scenario",
+        choices=SCENARIOS,
+        default="reboot",
+        help="reboot: Bob's process is killed and started again; robustness: it lives, and loses a child SA,"
+        " an IKE SA, or all, one after the other (default: reboot)",
     )
     parser.add_argument(
         "--method",
@@ -129,6 +137,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Do what the arguments say; the exit status."""
     try:
+        if args.scenario != "reboot":
+            return _scenario(args)
         if args.report is not None or args.method == ALL or args.attack is not None:
             return _many(args)
         return _one(args)
@@ -148,6 +158,40 @@ def _one(args: argparse.Namespace) -> int:
     require(options)
     finished = asyncio.run(_with_signals(_to_json(options) if args.json else _to_screen(options)))
     return OK if finished.result.ok else FAILED
+
+
+def _scenario(args: argparse.Namespace) -> int:
+    """The runs of a scenario, one after the other."""
+    from deadpeer.lab.scenarios import robustness
+    from deadpeer.lab.session import require
+
+    _not_with_scenario(args)
+    runs = robustness.plan(_options(args))
+    require(runs[0])
+    finished = asyncio.run(_with_signals(_each(runs, args.json)))
+    if args.json:
+        print_json({"runs": [run.result.to_record() for run in finished]})
+    return OK if all(run.result.ok for run in finished) else FAILED
+
+
+def _not_with_scenario(args: argparse.Namespace) -> None:
+    """Raise LabError (usage) for options that belong to other runs."""
+    for name, given in (
+        ("--attack", args.attack is not None),
+        ("--report", args.report is not None),
+        ("--quick", args.quick),
+        ("--seconds", args.seconds is not None),
+        ("--method all", args.method == ALL),
+    ):
+        if given:
+            raise LabError(f"{name} does not go with --scenario {args.scenario}: leave it out", usage=True)
+
+
+async def _each(runs: Sequence[LabOptions], quiet: bool) -> list[Run]:
+    from deadpeer.lab.recording import Silent
+    from deadpeer.lab.runs import run_once
+
+    return [await (run_once(options, Silent()) if quiet else _to_screen(options)) for options in runs]
 
 
 def _options(args: argparse.Namespace) -> LabOptions:

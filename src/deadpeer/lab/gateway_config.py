@@ -56,6 +56,7 @@ def render(site: Site, side: Side, options: LabOptions, files: GatewayFiles) -> 
         "listen": [outer.host],
         "port": site.port,
         "port_nat_t": site.port_nat_t,
+        "faults": options.lost is not None and side == "bob",
         **_plane(site, side),
     }
     connection: dict[str, object] = {

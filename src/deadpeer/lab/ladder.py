@@ -53,9 +53,11 @@ def ladder(
     started_ns: int,
     ready_ns: int,
     end_ns: int,
+    lost: str | None = None,
 ) -> list[Step]:
     """The steps from Bob's death to `end_ns`, in order of time.
 
+    With `lost` Bob is not killed: at `killed_ns` he loses that, and `ready_ns` is the same moment.
     Messages that look alike become one step with a count; ESP counts as alike if its SPI is the same.
     """
     steps = [
@@ -63,6 +65,8 @@ def ladder(
         Step(started_ns, "bob", "started again"),
         Step(ready_ns, "bob", "can answer again", "good"),
     ]
+    if lost is not None:
+        steps = [Step(killed_ns, "bob", f"loses {lost}, lives on", "bad")]
     old = _old_spis(sightings, killed_ns)
     messages = [_of_message(s, old, ready_ns) for s in sightings if killed_ns <= _when(s) <= end_ns]
     steps += _merged((step for step in messages if step is not None), ready_ns)

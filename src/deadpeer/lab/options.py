@@ -9,11 +9,18 @@ from typing import Literal
 Method = Literal["qcd", "sir", "reconnect", "liveness"]
 Peer = Literal["deadpeer", "strongswan"]
 Side = Literal["alice", "bob"]
+Lost = Literal["child", "ike", "all"]
 
 METHODS: tuple[Method, ...] = ("qcd", "sir", "reconnect", "liveness")
 ALONE: tuple[Method, ...] = ("reconnect", "liveness")
 """Methods that need nothing from the peer."""
 PEERS: tuple[Peer, ...] = ("deadpeer", "strongswan")
+
+Scenario = Literal["reboot", "robustness"]
+SCENARIOS: tuple[Scenario, ...] = ("reboot", "robustness")
+
+LOSSES: tuple[Lost, ...] = ("child", "ike", "all")
+"""What Bob may lose while his process lives: a child SA, an IKE SA with its children, all that he has."""
 
 PACKET_INTERVAL_MS = 10.0
 """An inner packet leaves so often."""
@@ -46,7 +53,8 @@ class LabOptions:
     `loss` is the probability, in each direction, that the link loses a datagram. `capture`: keep the
     octets of so many datagrams. `strangers`: Alice is open to peers from any address too. `resume`: with
     session resumption; `spi_map`, `announce`: Bob keeps the SPI map, and speaks first after his boot. Without
-    `hints` a restarted Bob does not answer packets with unknown SPIs: most daemons are like that.
+    `hints` a restarted Bob does not answer packets with unknown SPIs: most daemons are like that. `lost`: Bob
+    is not killed, he loses this instead, by a fault on purpose.
     """
 
     method: Method = "qcd"
@@ -63,6 +71,7 @@ class LabOptions:
     spi_map: bool = False
     announce: bool = False
     hints: bool = True
+    lost: Lost | None = None
 
     def check(self) -> None:
         """Raise LabError for values or combinations that can't be run."""
@@ -83,6 +92,13 @@ class LabOptions:
         if not self.hints and self.method == "qcd" and not self.announce:
             raise LabError(
                 "--no-hints takes Bob's tokens away: add --announce, or another --method", usage=True
+            )
+        if self.lost is not None and (self.peer != "deadpeer" or self.idle or self.spi_map or self.announce):
+            raise LabError(
+                "--scenario robustness: only deadpeer loses SAs on purpose, nobody misses them in an idle"
+                " tunnel, and a gateway that did not restart has nothing to announce: leave out"
+                " --peer strongswan, --idle, --spi-map and --announce",
+                usage=True,
             )
         if self.resume and self.peer != "deadpeer":
             raise LabError(

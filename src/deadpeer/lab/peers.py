@@ -7,16 +7,18 @@ import sys
 import time
 from typing import Protocol
 
+from deadpeer.gateway.client import ControlError, call
 from deadpeer.lab import strongswan
 from deadpeer.lab.gateway_config import (
     CHILD,
+    CONNECTION,
     ESP_PROPOSAL,
     IKE_PROPOSAL,
     identity,
     write_gateway,
     write_secret,
 )
-from deadpeer.lab.options import START_TIMEOUT_S, LabError, LabOptions, Side
+from deadpeer.lab.options import START_TIMEOUT_S, LabError, LabOptions, Lost, Side
 from deadpeer.lab.process import Process, Record, launch, run
 from deadpeer.lab.recording import Recording
 from deadpeer.lab.sites import INNER, Site
@@ -74,6 +76,17 @@ class GatewayPeer:
         process.kill()
         await process.wait()
         return at_ns
+
+    async def lose(self, lost: Lost) -> None:
+        """Have it lose SAs on purpose. Raises LabError if it did not."""
+        names = {} if lost == "all" else {"connection": CONNECTION}
+        names |= {"child": CHILD} if lost == "child" else {}
+        try:
+            answer = await asyncio.to_thread(call, self.files.control, "lose", names, 5.0)
+        except ControlError as error:
+            raise LabError(str(error)) from None
+        if not answer["ok"]:
+            raise LabError(f"{self._side}'s gateway lost nothing: {answer.get('text')}")
 
     async def stop(self) -> None:
         if self._process is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from deadpeer.lab.options import LIVENESS_S, LabOptions, Method
+from deadpeer.lab.options import LIVENESS_S, LabOptions, Lost, Method
+from deadpeer.lab.process import Record
 from deadpeer.lab.recording import SideEvent
 from deadpeer.lab.traffic import TrafficLog
 
@@ -22,6 +23,16 @@ PROOF_OF: dict[Method, str] = {
     "liveness": "liveness",
 }
 """The kind of proof that each method is about."""
+
+TOLD = "the peer does not know its SPI"
+"""Why a child ends whose loss the peer has told of under protection."""
+
+LOST_WORDS: dict[Lost, str] = {
+    "child": "the child SA",
+    "ike": "the IKE SA with its child",
+    "all": "all his SAs",
+}
+"""What Bob lost, in the words of a sentence."""
 
 REBUILDERS: tuple[Method, ...] = ("sir", "reconnect")
 """Methods whose proof is the new SA itself: with a ticket, that the session resumed, unless Bob was away
@@ -67,9 +78,15 @@ class RunResult:
         return self._in_rtts(self.recover_ms)
 
     def to_record(self) -> dict[str, Any]:
-        """The run as `deadpeer lab --json` prints it."""
+        """The run as `deadpeer lab --json` prints it.
+
+        `lost`: "process", or what a Bob who lives has lost. If that is a child, no verdict is needed and
+        `verdict` is null: `detect_ms` ends when Alice has Bob's protected INVALID_SPI.
+        """
         options = self.options
         return {
+            "scenario": "reboot" if options.lost is None else "robustness",
+            "lost": options.lost or "process",
             "method": options.method,
             "rtt_ms": options.rtt_ms,
             "resume": options.resume,
@@ -101,32 +118,40 @@ class RunResult:
         return None if ms is None or not self.options.rtt_ms else round(ms / self.options.rtt_ms, 3)
 
 
-def measure(
-    options: LabOptions, moments: Moments, traffic: TrafficLog, verdict: SideEvent | None
-) -> RunResult:
-    """Work out the numbers of a run. It is ok if it recovered, and by the method that was asked for."""
+def measure(options: LabOptions, moments: Moments, traffic: TrafficLog, known: SideEvent | None) -> RunResult:
+    """Work out the numbers of a run. It is ok if it recovered, and by the method that was asked for.
+
+    `known`: the event by which Alice knew, a verdict, or where a child was lost the end of that child.
+    """
     lost = traffic.lost()
     half_ns = round(options.rtt_ms * 1e6 / 2)
     while_down = sum(1 for at in lost if moments.killed_ns <= at + half_ns < moments.ready_ns)
-    proof = None if verdict is None else str(verdict.fields.get("proof"))
-    failure = _failure(options, moments, proof)
+    fields = {} if known is None else known.fields
+    proof = str(fields["proof"]) if "proof" in fields else None
+    if options.lost == "child":
+        evidence, failure = _of_child(moments, fields)
+    else:
+        evidence = tuple(map(str, fields.get("evidence", ())))
+        failure = _failure(options, moments, proof)
     return RunResult(
         options,
         ok=failure is None,
         peer_down_s=round((moments.ready_ns - moments.killed_ns) / 1e9, 3),
-        detect_ms=None if verdict is None else _ms(verdict.at_ns - moments.ready_ns),
+        detect_ms=None if known is None else _ms(known.at_ns - moments.ready_ns),
         recover_ms=None if moments.recovered_ns is None else _ms(moments.recovered_ns - moments.ready_ns),
         packets_sent=len(traffic.sent),
         packets_lost=len(lost),
         lost_while_down=while_down,
         verdict=proof,
-        evidence=() if verdict is None else tuple(map(str, verdict.fields.get("evidence", ()))),
+        evidence=evidence,
         failure=failure,
     )
 
 
 def summary(result: RunResult) -> str:
     """What happened, in sentences for somebody who has never heard of any of this."""
+    if result.options.lost is not None:
+        return _summary_of_loss(result)
     if result.peer_down_s is None or result.detect_ms is None or result.recover_ms is None:
         return f"The tunnel did not come back: {result.failure}."
     sentences = [f"Bob was dead for {result.peer_down_s:.1f} s."]
@@ -151,6 +176,25 @@ _PROOFS = {
     "resumed": "Bob resumed with a key that only the two of them have",
     "initial-contact": "Bob authenticated anew and holds no other SA",
 }
+
+
+def _summary_of_loss(result: RunResult) -> str:
+    what = LOST_WORDS[result.options.lost or "all"]
+    sentences = [f"Bob lost {what} and said nothing; his process lived."]
+    if result.detect_ms is None or result.recover_ms is None:
+        return f"{sentences[0]} The tunnel did not come back: {result.failure}."
+    held = _PROOFS.get(str(result.verdict), str(result.verdict))
+    if result.verdict is None:
+        held = "his word under protection that he does not know its SPI: no verdict is needed,"
+    sentences.append(
+        f"{_duration(result.detect_ms)}{_rtts(result.detect_ms, result)} later Alice held {held}"
+        f"{_recovered(result)}."
+    )
+    lost = result.packets_lost
+    sentences.append("No packet was lost." if lost == 0 else f"Packets lost: {lost}.")
+    if result.failure is not None:
+        sentences.append(f"But {result.failure}.")
+    return " ".join(sentences)
 
 
 def _after(result: RunResult) -> str:
@@ -186,6 +230,17 @@ def _rtts(ms: float, result: RunResult) -> str:
     if not result.options.rtt_ms or ms / result.options.rtt_ms >= MANY_RTTS:
         return ""
     return f" ({ms / result.options.rtt_ms:.1f} round trips)"
+
+
+def _of_child(moments: Moments, fields: Record) -> tuple[tuple[str, ...], str | None]:
+    """The evidence that a child is lost, and what went wrong (None: nothing)."""
+    reason = fields.get("reason")
+    if reason is None:
+        return (), "Alice never heard that the child is lost"
+    if reason != TOLD:
+        return (), f"the child ended otherwise: {reason}"
+    missing = "the tunnel did not carry traffic again" if moments.recovered_ns is None else None
+    return (f"INVALID_SPI, protected by the IKE SA: {reason}",), missing
 
 
 def _failure(options: LabOptions, moments: Moments, proof: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""One run of the lab from beginning to end: build, flow, kill, restart, recover, measure."""
+"""One run of the lab from beginning to end: build, flow, kill and restart (or lose), recover, measure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass, replace
 
 from deadpeer.lab.ladder import Step, ladder
-from deadpeer.lab.options import LabError, LabOptions, Side
+from deadpeer.lab.options import LabError, LabOptions, Lost, Side
 from deadpeer.lab.recording import Observer, SideEvent
-from deadpeer.lab.result import Moments, RunResult, measure
+from deadpeer.lab.result import LOST_WORDS, Moments, RunResult, measure
 from deadpeer.lab.session import Session, open_session
 
 FLOW_S = 0.5
@@ -36,6 +36,8 @@ async def run_once(options: LabOptions, observer: Observer) -> Run:
     """
     async with open_session(options, observer) as session:
         await build(session)
+        if options.lost is not None:
+            return await forget(session, options.lost)
         return await crash(session)
 
 
@@ -71,14 +73,8 @@ async def crash(session: Session) -> Run:
     ready_ns = await session.restart("bob")
     recording.take_phase("ready", ready_ns)
     recovered_ns = await _recovery(session, killed_ns)
-    if recovered_ns is not None:
-        recording.take_phase("recovered", recovered_ns)
-        _note_recovery(session, recovered_ns)
-        await asyncio.sleep(AFTERWARDS_S)
-    await session.traffic.pause()
-    await asyncio.sleep(options.patience_s)
-    recording.take_phase("done", time.monotonic_ns())
-    verdict = _verdict(session, killed_ns)
+    await _afterwards(session, recovered_ns)
+    verdict = _knows(session, killed_ns)
     moments = Moments(killed_ns, ready_ns, recovered_ns)
     steps = ladder(
         list(recording.events),
@@ -93,12 +89,46 @@ async def crash(session: Session) -> Run:
     return Run(replace(result, timeline=timeline), tuple(steps), ready_ns)
 
 
+async def forget(session: Session, lost: Lost) -> Run:
+    """Have Bob, who lives on, lose something and say nothing; wait for the recovery, measure."""
+    options, recording = session.options, session.recording
+    lost_ns = await session.lose("bob", lost)
+    recording.take_phase("lost", lost_ns)
+    recovered_ns = await _recovery(session, lost_ns)
+    await _afterwards(session, recovered_ns)
+    known = _knows(session, lost_ns)
+    steps = ladder(
+        list(recording.events),
+        list(recording.sightings),
+        killed_ns=lost_ns,
+        started_ns=lost_ns,
+        ready_ns=lost_ns,
+        end_ns=recovered_ns or time.monotonic_ns(),
+        lost=LOST_WORDS[lost],
+    )
+    result = measure(options, Moments(lost_ns, lost_ns, recovered_ns), recording.traffic, known)
+    timeline = tuple(step.to_record(lost_ns) for step in steps)
+    return Run(replace(result, timeline=timeline), tuple(steps), lost_ns)
+
+
+async def _afterwards(session: Session, recovered_ns: int | None) -> None:
+    """Let the traffic go on for a moment after a recovery, then wait for what is under way."""
+    recording = session.recording
+    if recovered_ns is not None:
+        recording.take_phase("recovered", recovered_ns)
+        _note_recovery(session, recovered_ns)
+        await asyncio.sleep(AFTERWARDS_S)
+    await session.traffic.pause()
+    await asyncio.sleep(session.options.patience_s)
+    recording.take_phase("done", time.monotonic_ns())
+
+
 async def _recovery(session: Session, killed_ns: int) -> int | None:
     """When traffic flowed again over the new SA (with an idle tunnel: when its child was up)."""
     recording = session.recording
 
     def look() -> int | None:
-        verdict = _verdict(session, killed_ns)
+        verdict = _knows(session, killed_ns)
         if verdict is None:
             return None
         if session.options.idle:
@@ -112,9 +142,11 @@ async def _recovery(session: Session, killed_ns: int) -> int | None:
         return None
 
 
-def _verdict(session: Session, killed_ns: int) -> SideEvent | None:
-    """Alice's verdict about the SA that Bob lost."""
-    return session.recording.first("alice", "verdict", killed_ns)
+def _knows(session: Session, from_ns: int) -> SideEvent | None:
+    """When Alice knows: her verdict about the SA that Bob lost, or that he says under protection that he
+    does not know the child."""
+    kind = "child_down" if session.options.lost == "child" else "verdict"
+    return session.recording.first("alice", kind, from_ns)
 
 
 def _note_recovery(session: Session, at_ns: int) -> None:

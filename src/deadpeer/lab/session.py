@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from deadpeer.lab import netns, strongswan
 from deadpeer.lab.inner import HostTraffic, PingTraffic, Traffic
-from deadpeer.lab.options import START_TIMEOUT_S, LabError, LabOptions, Side
+from deadpeer.lab.options import START_TIMEOUT_S, LabError, LabOptions, Lost, Side
 from deadpeer.lab.peers import CharonPeer, GatewayPeer, Peer
 from deadpeer.lab.process import Process, launch
 from deadpeer.lab.recording import Observer, Recording
@@ -98,6 +98,18 @@ class Session:
     async def restart(self, side: Side) -> int:
         """Start a killed side again; when it could answer, monotonic ns."""
         return await self.peers[side].start()
+
+    async def lose(self, side: Side, lost: Lost) -> int:
+        """Have a living gateway lose SAs by a fault on purpose; when it was told to, monotonic ns.
+
+        Raises LabError if it did not.
+        """
+        peer = self.peers[side]
+        if not isinstance(peer, GatewayPeer):
+            raise LabError(f"{side} is no deadpeer, and can't lose SAs on purpose")
+        at_ns = time.monotonic_ns()
+        await peer.lose(lost)
+        return at_ns
 
     async def wait_for(self, what: str, look: Callable[[], T | None], timeout_s: float) -> T:
         """Wait until `look` finds something, looking again whenever something happened.

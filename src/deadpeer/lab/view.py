@@ -18,7 +18,7 @@ from deadpeer.lab.ladder import Step, Tone, ladder, render
 from deadpeer.lab.options import LIVENESS_S, LabOptions, Side
 from deadpeer.lab.process import Record
 from deadpeer.lab.recording import SideEvent
-from deadpeer.lab.result import RunResult, summary
+from deadpeer.lab.result import LOST_WORDS, RunResult, summary
 from deadpeer.lab.runs import Run
 from deadpeer.lab.trace import Sighting
 
@@ -33,6 +33,7 @@ PHASES = {
     "building": "Alice and Bob build a tunnel",
     "flowing": "the tunnel stands, packets flow",
     "killed": "Bob's gateway is killed (SIGKILL): Alice does not know",
+    "lost": "Bob loses SAs by a fault on purpose; his process lives and says nothing",
     "started": "Bob's gateway is started again: it has lost every SA",
     "ready": "Bob can answer again; the clock starts",
     "recovered": "recovered",
@@ -87,6 +88,8 @@ class Picture:
         match name:
             case "killed":
                 self.states["bob"] = "killed"
+            case "lost":
+                self.states["bob"] = "forgetful"
             case "started":
                 self.states["bob"] = "booting"
             case "ready":
@@ -113,7 +116,7 @@ class Picture:
 
     def steps(self, now_ns: int) -> list[Step]:
         """The ladder so far; empty before the crash."""
-        killed = self.phases.get("killed")
+        killed = self.phases.get("killed", self.phases.get("lost"))
         if killed is None:
             return []
         steps = ladder(
@@ -121,8 +124,9 @@ class Picture:
             list(self._sightings),
             killed_ns=killed,
             started_ns=self.phases.get("started", now_ns),
-            ready_ns=self.phases.get("ready", now_ns),
+            ready_ns=self.phases.get("lost", self.phases.get("ready", now_ns)),
             end_ns=self.phases.get("recovered", now_ns),
+            lost=None if self.options.lost is None else LOST_WORDS[self.options.lost],
         )
         reached = {"started again": "started", "can answer again": "ready"}
         return [s for s in steps if s.what not in reached or reached[s.what] in self.phases]
@@ -206,7 +210,7 @@ class LiveView(Picture):
         parts: list[Any] = [self._state_text(), self._strip_text(self.marks[-STRIP_ROWS * STRIP_WIDTH :])]
         steps = self.steps(now_ns)
         if steps:
-            origin = self.phases.get("ready", self.phases["killed"])
+            origin = self.phases.get("ready", steps[0].at_ns)
             parts += [Text(), _ladder_text(steps[-LADDER_ROWS:], origin)]
         return Group(*parts)
 
@@ -234,6 +238,7 @@ def headline(options: LabOptions) -> str:
         f"deadpeer lab: method {options.method}",
         f"round trip {options.rtt_ms:g} ms",
         f"loss {options.loss:.0%}" if options.loss else "no loss",
+        *([f"Bob loses {LOST_WORDS[options.lost]}"] if options.lost else []),
         f"Bob is {'an unmodified strongSwan' if options.peer == 'strongswan' else 'deadpeer'}",
         f"seed {options.seed}",
     ]
@@ -264,6 +269,7 @@ _ALICE_STATES = {
 _STATE_STYLES = {
     "up": "green",
     "killed": "bold red",
+    "forgetful": "bold red",
     "booting": "yellow",
     "suspicious": "yellow",
     "knows": "cyan",

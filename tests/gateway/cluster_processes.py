@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import select
 import socket
@@ -84,7 +85,8 @@ class Cluster:
             Gateway(place, f"m{number}", document) for number, document in enumerate(self.documents)
         ]
         self.road = Road(f"{net}.2", self.hosts)
-        self.client = Gateway(place, "client", self._client(f"{net}.1", f"{net}.2"))
+        self.client_document = self._client(f"{net}.1", f"{net}.2")
+        self.client = Gateway(place, "client", self.client_document)
         self._sequence = 0
 
     def start(self) -> None:
@@ -125,16 +127,12 @@ class Cluster:
 
     def status(self, number: int) -> dict[str, Any]:
         """What `deadpeer sas --json` says of a member."""
-        import json
-
         done = self.members[number].command("sas", "--json")
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)["cluster"]
         return found
 
     def counters(self, number: int) -> dict[str, dict[str, int]]:
-        import json
-
         done = self.members[number].command("counters", "--json")
         assert done.returncode == 0, done.stderr
         found: dict[str, dict[str, int]] = json.loads(done.stdout)["counters"]

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
@@ -90,12 +91,23 @@ class EtcdServer:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def keys(self) -> dict[str, str]:
+    def restore(self, backup: Path) -> None:
+        """While it is not running: have the data of the snapshot, under the same cluster token and peers."""
+        peer = f"http://{self.host}:{self._peer_port}"
+        shutil.rmtree(self.place)
+        # fmt: off
+        self.control(
+            "snapshot", "restore", str(backup), "--data-dir", str(self.place), "--name", "one",
+            "--initial-cluster", f"one={peer}", "--initial-advertise-peer-urls", peer,
+        )
+        # fmt: on
+
+    def contents(self) -> dict[str, str]:
         """All keys and their values."""
         found = json.loads(self.control("get", "", "--prefix", "-w", "json")).get("kvs", ())
-        from base64 import b64decode
-
-        return {b64decode(kv["key"]).decode(): b64decode(kv["value"]).decode() for kv in found}
+        return {
+            b64decode(kv["key"]).decode(): b64decode(kv["value"]).decode(errors="replace") for kv in found
+        }
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:

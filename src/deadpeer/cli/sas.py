@@ -29,7 +29,8 @@ def add_parser(commands: Any) -> Any:
     parser = commands.add_parser(
         "sas",
         help="show the security associations",
-        description="Show the IKE SAs and their child SAs, with what these have carried.",
+        description="Show the IKE SAs and their child SAs, with what these have carried; in a cluster, this"
+        " member too.",
         epilog="example:\n  deadpeer sas\n  deadpeer sas --json | jq '.sas[].children[].traffic'\n",
     )
     add_control(parser)
@@ -40,6 +41,8 @@ def add_parser(commands: Any) -> Any:
 
 def _show(answer: Mapping[str, Any]) -> None:
     sas = answer["data"]["sas"]
+    if (cluster := answer["data"].get("cluster")) is not None:
+        print(_member(cluster), end="\n\n")
     if not sas:
         print("no security associations")
         return
@@ -50,6 +53,17 @@ def _show(answer: Mapping[str, Any]) -> None:
     if children:
         print()
         _print_table("child SAs", _CHILD, children)
+
+
+def _member(cluster: Mapping[str, Any]) -> str:
+    """One line about this member of a cluster."""
+    state = "fenced" if cluster["fenced"] else "serving" if cluster["serving"] else "joining"
+    lease = f"lease {cluster['lease_left_s']:.1f} of {cluster['lease_s']} s"
+    others = sum(
+        1 for other in cluster["members"] if other["leased"] and other["member"] != cluster["member"]
+    )
+    me = f"member {cluster['member']} of cluster {cluster['name']}: {state}, epoch {cluster['epoch']}"
+    return f"{me}, {lease}, {others} other member{'' if others == 1 else 's'} alive"
 
 
 def _ike_row(sa: Mapping[str, Any]) -> list[str]:

@@ -53,7 +53,7 @@ ATTEMPT_S = 0.8
 WATCH_S = 10.0
 """A watch that says nothing for so long is begun anew: its connection may be dead."""
 _API = "/v3/"
-_UNAUTHENTICATED = ("invalid auth token", "auth: user name is empty", "revision of auth store is old")
+_UNAUTHENTICATED = ("invalid auth token", "user name is empty", "revision of auth store is old")
 # A watch must end when its etcd member has lost the others (clientv3.WithRequireLeader).
 _REQUIRE_LEADER = {"Grpc-Metadata-hasleader": "true"}
 
@@ -111,7 +111,7 @@ class EtcdStore:
                 break
             except (Etcd3Exception, requests.RequestException, OSError) as error:
                 reply = Failed(f"{endpoints.name}: {_why(error)}")
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 reply = Failed(f"{endpoints.name}: not an answer of etcd ({type(error).__name__})")
             endpoints.next()
             repeatable = isinstance(asked.request, Range | KeepAlive)
@@ -141,7 +141,8 @@ def carry_out(post: Post, request: Request) -> Reply:
             return Done()
         case Txn(unchanged=unchanged, puts=puts):
             found = post("kv/txn", {"compare": _compares(unchanged), "success": [_put(put) for put in puts]})
-            return TxnReply(bool(found.get("succeeded", False)))
+            int(found["header"]["revision"])
+            return TxnReply(found.get("succeeded") is True)
         case Watch():
             raise TypeError("a watch is not one request")
 
@@ -202,7 +203,7 @@ class _Endpoints:
         try:
             return work(client)
         except Etcd3Exception as error:
-            if self._options.user is None or not any(text in _text(error) for text in _UNAUTHENTICATED):
+            if self._options.user is None or not _wants_login(_text(error)):
                 raise
         client.session.headers.pop("Authorization", None)
         who = {"name": self._options.user, "password": self._options.password}
@@ -250,7 +251,7 @@ class _Watcher:
         why = "ended"
         while not self._ended and misses < len(list(self._endpoints)):
             try:
-                self._follow()
+                self._endpoints.logged_in(self._follow)
                 misses = 0
             except _Quiet:
                 misses = 0
@@ -260,21 +261,20 @@ class _Watcher:
                     break
                 misses += 1
                 self._endpoints.next()
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 why = f"{self._endpoints.name}: not an answer of etcd ({type(error).__name__})"
                 break
         if not self._ended:
             self._deliver(WatchLost(why))
 
-    def _follow(self) -> None:
-        """One connection's worth. Ends with an exception."""
+    def _follow(self, client: Etcd3Client) -> None:
+        """One connection's worth. Ends with an exception, or when nobody wants it any more."""
         create = {
             "key": _b64(self._watch.prefix),
             "range_end": _b64(_after(self._watch.prefix)),
             "start_revision": self._after + 1,
         }
-        response = self._endpoints.logged_in(lambda client: _stream(client, {"create_request": create}))
-        with response:
+        with _stream(client, {"create_request": create}) as response:
             try:
                 for line in response.iter_lines(chunk_size=1 << 16):
                     if self._ended:
@@ -288,11 +288,12 @@ class _Watcher:
         raise requests.ConnectionError("the watch's connection ended")
 
     def _take(self, chunk: Mapping[str, Any]) -> None:
-        if "error" in chunk:
-            raise _Lost(str(chunk["error"].get("message", "error"))[:200])
-        result = chunk["result"]
-        if result.get("canceled"):
-            raise _Lost(str(result.get("cancel_reason") or "canceled by etcd")[:200])
+        result = chunk.get("result", {})
+        if "error" in chunk or result.get("canceled"):
+            error = chunk.get("error", {}).get("message") or result.get("cancel_reason") or "canceled by etcd"
+            if _wants_login(str(error)):
+                raise Etcd3Exception(str(error))
+            raise _Lost(str(error)[:200])
         revision = int(result["header"]["revision"])
         if revision < self._after:
             raise _Lost("the store went back to an earlier revision")
@@ -379,6 +380,10 @@ def _after(prefix: str) -> str:
     return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
+def _wants_login(text: str) -> bool:
+    return any(sign in text for sign in _UNAUTHENTICATED)
+
+
 def _text(error: Exception) -> str:
     return getattr(error, "detail_text", None) or str(error)
 
@@ -393,6 +398,7 @@ def _why(error: Exception) -> str:
         ("Connection refused", "connection refused"),
         ("CERTIFICATE_VERIFY_FAILED", "its certificate is not by etcd_ca, or for another name"),
         ("alert", "it refuses our certificate, or wants one"),
+        ("SSLEOFError", "it refuses our certificate, or wants one"),
         ("Connection aborted", "connection broken"),
         ("Connection reset", "connection broken"),
     ):

@@ -47,6 +47,8 @@ class One:
     node: Node | None = None
     lives: list[int] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)
+    has_address: bool = False
+    stopped: bool = False
 
     def boot(self) -> None:
         entropy = SeededEntropy(f"{self.number} {self.disk_epoch}".encode())
@@ -56,7 +58,8 @@ class One:
         self.process = self.gate = self.node = None
 
     def address(self, held: bool) -> None:
-        if self.process is not None:
+        self.has_address = held
+        if self.process is not None and not self.stopped:
             self.process.address(self.site.now_ns, held)
             self.finish()
 
@@ -87,8 +90,20 @@ class One:
         if (due := process.deadline()) is not None:
             self.site.at(due - self.site.now_ns, lambda: self._expire(process))
 
+    def look(self) -> None:
+        """It looks for the address twice a second."""
+        if self.process is not None and not self.stopped:
+            self.process.address(self.site.now_ns, self.has_address)
+            self.finish()
+        self.site.at(S // 2, self.look)
+
+    def thaw(self) -> None:
+        """It goes on: news of its address first, then whatever waits."""
+        self.stopped = False
+        self.address(self.has_address)
+
     def _expire(self, process: Standby) -> None:
-        if self.process is process:
+        if self.process is process and not self.stopped:
             process.expire(self.site.now_ns)
             self.finish()
 
@@ -105,7 +120,7 @@ class One:
         self.node = Node(endpoint, EspEngine(entropy), MemoryHost(echo=True), store, MemoryLedger())
 
     def take(self, datagram: Datagram) -> None:
-        node, now = self.node, self._now()
+        node, now = self.node, None if self.stopped else self._now()
         if node is not None and now is not None:
             node.take(now, datagram)
             self._work()
@@ -114,7 +129,7 @@ class One:
         return None if self.gate is None else self.gate.enter(self.site.now_ns, 1e9)
 
     def _work(self) -> None:
-        node, gate, now = self.node, self.gate, self._now()
+        node, gate, now = self.node, self.gate, None if self.stopped else self._now()
         if node is None or gate is None or now is None:
             return
         node.due(now)
@@ -152,6 +167,7 @@ class Site:
     def up(self) -> Site:
         for one in self.ones:
             one.boot()
+            one.look()
         self.ones[0].address(True)
         self.run(0.5)
         self._client(Initiate("home", None, 1))
@@ -215,7 +231,7 @@ class Site:
         other = self.ones[1 - sender.number]
 
         def arrive() -> None:
-            if other.process is not None and not self.apart:
+            if other.process is not None and not self.apart and not other.stopped:
                 other.process.receive(self.now_ns, octets)
                 other.finish()
 
@@ -229,7 +245,10 @@ class Site:
             return
         self.tokens += 1
         for other in self.ones:
-            if other.node is not None and other.node.endpoint.find(message.spi_i, message.spi_r) is not None:
+            # A process that was stopped asks the kernel for its address before it serves anything.
+            if not other.has_address or other.node is None:
+                continue
+            if other.node.endpoint.find(message.spi_i, message.spi_r) is not None:
                 self.violations.append(f"{one.number} told a token of a living SA of {other.number}")
 
 
@@ -305,6 +324,35 @@ def test_a_partner_that_can_t_be_heard_is_spoken_for_soon() -> None:
     while not site.tokens and site.now_ns < began + 5 * S:
         site.traffic(0.02)
     assert ANSWER_S * S <= site.now_ns - began < (ANSWER_S + 1.0) * S
+
+
+def test_a_process_that_was_stopped_while_the_address_moved() -> None:
+    """SIGSTOP; the other one gains the address and speaks for its SAs; SIGCONT: it is fenced first of all."""
+    site = Site(*QCD).up()
+    zero = site.ones[0]
+    zero.stopped = True
+    zero.has_address = False
+    site.delivers_to = 1
+    site.ones[1].address(True)
+    site.traffic(5.0)
+    assert site.verdicts() == ["qcd-token"]
+    zero.thaw()
+    assert zero.process is not None
+    assert not zero.process.is_open(site.now_ns)
+    assert zero.node is None
+    assert site.traffic(2.0) >= 90
+    assert zero.node is None
+    assert site.violations == []
+
+
+def test_a_machine_that_slept_and_still_has_its_address_begins_a_new_life() -> None:
+    site = Site(*QCD).up()
+    site.ones[0].stopped = True
+    site.run(60.0)
+    site.ones[0].thaw()
+    site.traffic(3.0)
+    assert site.ones[0].lives == [1, 2]
+    assert site.traffic(0.5) >= 20
 
 
 def test_nobody_else_can_speak_for_the_partner() -> None:

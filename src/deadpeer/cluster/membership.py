@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from deadpeer.cluster.fence import Fence
 from deadpeer.cluster.records import Keys, RecordError, View, read_view
 from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer, SecretsError
-from deadpeer.cluster.steps import MemberConfig, Self, Step, next_step, rotation_step
+from deadpeer.cluster.steps import DOUBT_TTLS, MemberConfig, Self, Step, next_step, rotation_step
 from deadpeer.cluster.store import (
     Asked,
     Changed,
@@ -55,8 +55,6 @@ PATIENCE_S = 2.0
 """A request that is not answered so long counts as failed."""
 RETRY_S = 0.5
 """After a failure, seconds until the next try."""
-DOUBT_TTLS = 1.2
-"""Times of a lease: how long nobody is written off in a store that we read for the first time."""
 REREAD_S = 30.0
 """Everything is read anew at least so often, whatever the watch says."""
 
@@ -140,8 +138,10 @@ class Membership:
         self._leaving = False
         self._told: tuple[str, str] = ("", "")
         self._store: str | None = None
-        self._doubt_until_ns = 0
-        """Before then a lease that is not there may be one that a restored store has forgotten."""
+        self._known_ns = 0
+        """Since when we have known this store: it is another one after a restore from a backup."""
+        self._read_asked_ns = -1
+        """When the newest answered read was asked for."""
 
     @property
     def epoch(self) -> int:
@@ -221,6 +221,7 @@ class Membership:
             return
         match pending.request, reply:
             case Range(), RangeReply():
+                self._read_asked_ns = max(self._read_asked_ns, pending.asked_ns)
                 self._read(now_ns, unix_s, reply)
             case Grant(), GrantReply():
                 self._me = replace(self._me, lease=reply.lease)
@@ -280,7 +281,7 @@ class Membership:
             self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)
             return
         if reply.store != self._store or view.revision < self.view.revision:
-            self._doubt_until_ns = now_ns + int(DOUBT_TTLS * self._me.config.ttl_s * NS_PER_S)
+            self._known_ns = now_ns
             if self._store is not None:
                 # Restored from a backup: what was written after it is no fact any more.
                 self.counters["store restored"] += 1
@@ -289,8 +290,10 @@ class Membership:
         changed = replace(view, revision=0) != replace(self.view, revision=0)
         self.view = view
         self._read_due_ns = now_ns + int(REREAD_S * NS_PER_S)
-        if now_ns < self._doubt_until_ns:
-            self._read_due_ns = min(self._read_due_ns, self._doubt_until_ns)
+        ttls = [self._me.config.ttl_s, *(record.ttl for record in view.members.values())]
+        certain_ns = self._known_ns + int(DOUBT_TTLS * max(ttls) * NS_PER_S)
+        if now_ns <= certain_ns:
+            self._read_due_ns = min(self._read_due_ns, certain_ns + 1)
         if changed:
             self._outputs.append(ViewChanged(view))
         if not self._watching:
@@ -308,7 +311,7 @@ class Membership:
                 self._sealer,
                 self._entropy,
                 unix_s,
-                may_write_off=now_ns >= self._doubt_until_ns,
+                known_s=(now_ns - self._known_ns) / NS_PER_S,
             )
             if step is None and self._rotate and self._me.secrets is not None:
                 step = rotation_step(self.view, self._me, self._rotate, self._sealer, self._entropy, unix_s)
@@ -327,6 +330,11 @@ class Membership:
             case "number taken":
                 self.fence.close()
                 self._tell("member_number_taken", f"another machine is member {self._me.config.number}")
+                self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)
+            case "number in doubt":
+                self._tell(
+                    "member_number_in_doubt", "whoever had it may serve until its lease would have ended"
+                )
                 self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)
             case "load secrets":
                 assert step.secrets is not None
@@ -357,11 +365,11 @@ class Membership:
                 self._failed(now_ns, pending, "no answer")
         if self._keep_due_ns is not None and now_ns >= self._keep_due_ns and not self._is_asked(KeepAlive):
             self._ask(now_ns, KeepAlive(self._me.lease))
+        self._serve(now_ns)
         if now_ns >= self._read_due_ns and not self._busy():
             self._ask(now_ns, Range(self._keys.prefix))
-        self._serve()
 
-    def _serve(self) -> None:
+    def _serve(self, now_ns: int) -> None:
         """Open the fence as far as the lease goes, if there is nothing else that this member must know."""
         me, lease = self._me, self.view.leases.get(self._me.config.number)
         ready = (
@@ -374,6 +382,12 @@ class Membership:
             and (lease.lease, lease.epoch) == (me.lease, me.epoch)
         )
         if not ready or self._granted is None or me.secrets is None:
+            return
+        closed_ns = self.fence.until_ns
+        if closed_ns is not None and closed_ns <= now_ns and self._read_asked_ns < closed_ns:
+            # It has closed by itself: what we know is from before, and a keepalive says nothing about
+            # whether somebody has written us off since (a deposed leader of etcd answers it all the same).
+            self._read_due_ns = min(self._read_due_ns, now_ns)
             return
         self.fence.renewed(*self._granted)
         if not self._begun:

@@ -23,6 +23,7 @@ class RecordError(Exception):
 @dataclass(frozen=True, slots=True)
 class MemberRecord:
     """A member's lives: the newest one that was registered, and the newest one that is known to be over.
+    `ttl`: how long a lease of its may last, seconds.
 
     `ended` never goes back and never passes `registered`: once written it stays true, so that a copy of it
     may be late but never wrong.
@@ -30,6 +31,7 @@ class MemberRecord:
 
     registered: int
     ended: int
+    ttl: int = 5
     revision: int = 0
 
 
@@ -96,7 +98,7 @@ def read_view(keys: Keys, revision: int, items: Iterable[Item]) -> View:
         if what == "secrets" and not number:
             secrets = _read_secrets(item)
         elif what == "member":
-            fields = _object(item, registered=int, ended=int)
+            fields = _object(item, registered=int, ended=int, ttl=int)
             record = MemberRecord(**fields, revision=item.revision)
             if not 0 <= record.ended <= record.registered:
                 raise RecordError(f"{item.key}: epochs out of order")

@@ -119,8 +119,12 @@ class SpiRing:
 
     def decode(self, spi: bytes) -> SpiOrigin | None:
         """Where an SPI of 8 octets comes from, by the first key under which it passes."""
+        return next(iter(self.origins(spi)), None)
+
+    def origins(self, spi: bytes) -> list[SpiOrigin]:
+        """Where an SPI may come from, by each key under which it passes."""
         found = (codec.decode(spi) for codec in self._codecs)
-        return next((origin for origin in found if origin is not None), None)
+        return [origin for origin in found if origin is not None]
 
 
 class EspCodec:

@@ -7,7 +7,11 @@ may have told its peers so.
 
 Two that believe in the same address do no harm: while the partner says that it holds the address too,
 nothing is told about its SAs. It is asked when the address comes, and again while we hold it; until it has
-answered, or `ANSWER_S` have passed, it counts as alive.
+answered, or `ASKS` questions have stayed unanswered, it counts as alive.
+
+Who was stopped (SIGSTOP, a suspended machine) must not serve what has queued up meanwhile. So whoever runs
+this asks the kernel before it serves anything (news of addresses wait in a queue, and are read first). As a
+backstop the fence closes if the address was not seen to be ours for `HOLD_S`; then a new life begins.
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ from deadpeer.values import NS_PER_S
 
 ANSWER_S = 0.1
 """How long the partner has to say that it holds the address too, before it is spoken for."""
+ASKS = 3
+"""So many questions must stay unanswered, within that time or longer."""
+HOLD_S = 2.0
+"""How long it counts that the address was seen to be ours. Look at least four times as often."""
 ASK_S = 1.0
 """How often it is asked while we hold the address."""
 BELIEVE_S = 3.0
@@ -78,8 +86,13 @@ class Standby:
         self._entropy = entropy
         self._held = False
         self._begun = False
+        self._seen_ns = 0
+        """When the address was last seen to be ours."""
+        self._asks = 0
+        """Questions that have stayed unanswered."""
         self._nonce = b""
         self._doubt_until_ns = 0
+        self._next_doubt_ns = 0
         self._ask_due_ns = 0
         self._claims_until_ns = 0
         self._lives = True
@@ -89,24 +102,26 @@ class Standby:
 
     def is_open(self, now_ns: int) -> bool:
         """Whether this one may serve: it holds the address, and its epoch is on disk."""
-        return self._held and self._begun
+        return self._held and self._begun and now_ns - self._seen_ns < HOLD_S * NS_PER_S
 
     # --- inputs ------------------------------------------------------------------------------------
 
     def address(self, now_ns: int, held: bool) -> None:
-        """The address came, or went."""
-        if held == self._held:
+        """The address was looked for, and is ours or is not: whenever it comes or goes, and often."""
+        if held and self._held and now_ns - self._seen_ns < HOLD_S * NS_PER_S:
+            self._seen_ns = now_ns
             return
-        self._held, self._begun = held, False
+        if self._held:
+            self._held = self._begun = False
+            self._outputs.append(LifeOver("the address is not ours any more, or was out of sight"))
         if not held:
-            self._outputs.append(LifeOver("the address is not ours any more"))
             return
+        self._held, self._seen_ns = True, now_ns
         self._epoch += 1
         self._outputs.append(PersistEpoch(self._epoch))
         self._lives = True
         self._claims_until_ns = 0
-        self._doubt_until_ns = now_ns + int(ANSWER_S * NS_PER_S)
-        self._ask(now_ns)
+        self._doubt(now_ns)
 
     def persisted(self, now_ns: int) -> None:
         """The epoch of `PersistEpoch` is on disk."""
@@ -128,12 +143,18 @@ class Standby:
             return
         if kind == _ASK:
             self._outputs.append(ToPartner(self._message(_ANSWER, nonce)))
+            if held and self._begun and not self._lives and now_ns >= self._next_doubt_ns:
+                # It says that it holds the address. That may be an old word of its, played back: ask.
+                self._next_doubt_ns = now_ns + int(ASK_S * NS_PER_S)
+                self._doubt(now_ns)
+                self._judge(now_ns)
             return
         if not self._nonce or not hmac.compare_digest(nonce, self._nonce):
             self.counters["answer not awaited"] += 1
             return
-        self._nonce = b""
+        self._nonce, self._asks = b"", 0
         self._doubt_until_ns = now_ns
+        self._ask_due_ns = now_ns + int(ASK_S * NS_PER_S)
         self._claims_until_ns = now_ns + int(BELIEVE_S * NS_PER_S) if held else now_ns
         self._judge(now_ns)
 
@@ -141,6 +162,8 @@ class Standby:
         """The deadline came."""
         if self._held and now_ns >= self._ask_due_ns:
             self._ask(now_ns)
+        if self._asks > ASKS and self._doubt_until_ns > now_ns:
+            self._doubt_until_ns = now_ns
         self._judge(now_ns)
 
     # --- outputs -----------------------------------------------------------------------------------
@@ -172,9 +195,18 @@ class Standby:
                 why = "the partner holds the address as well; nothing is told about its SAs"
                 self._outputs.append(Trouble("both_active", why))
 
+    def _doubt(self, now_ns: int) -> None:
+        """The partner counts as alive until it has answered or stayed silent."""
+        self._doubt_until_ns = now_ns + int(BELIEVE_S * NS_PER_S)
+        self._asks, self._nonce = 0, b""
+        self._ask(now_ns)
+
     def _ask(self, now_ns: int) -> None:
-        self._nonce = self._entropy.octets(16)
-        self._ask_due_ns = now_ns + int(ASK_S * NS_PER_S)
+        """The same question again, until it is answered; often while we wait for the answer."""
+        self._nonce = self._nonce or self._entropy.octets(16)
+        self._asks += 1
+        pause_s = ANSWER_S / ASKS if self._asks <= ASKS and self._doubt_until_ns > now_ns else ASK_S
+        self._ask_due_ns = now_ns + int(pause_s * NS_PER_S)
         self._outputs.append(ToPartner(self._message(_ASK, self._nonce)))
 
     def _message(self, kind: int, nonce: bytes) -> bytes:

@@ -22,6 +22,9 @@ from deadpeer.cluster.secrets import SECRET_SIZE, ClusterSecrets, KeyKind, Seale
 from deadpeer.cluster.store import Grant, Put, Request, Txn
 from deadpeer.crypto import Entropy
 
+DOUBT_TTLS = 1.2
+"""Times of a lease: how long it is not known whether a lease that is not there has ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemberConfig:
@@ -59,9 +62,13 @@ class Step:
 
 
 def next_step(
-    view: View, me: Self, sealer: Sealer, entropy: Entropy, unix_s: float, *, may_write_off: bool
+    view: View, me: Self, sealer: Sealer, entropy: Entropy, unix_s: float, *, known_s: float
 ) -> Step | None:
-    """What this member owes the store as it stands in `view`; None: nothing."""
+    """What this member owes the store as it stands in `view`; None: nothing.
+
+    `known_s`: how long we have known this store, seconds. Before that is as long as a lease can last, one
+    that is not there may have been forgotten in a restore from a backup, and its holder may still serve.
+    """
     keys, number = Keys(me.config.cluster), me.config.number
     mine, lease = view.members.get(number), view.leases.get(number)
     if me.epoch and mine is not None and mine.ended >= me.epoch:
@@ -75,10 +82,12 @@ def next_step(
     own = LeaseRecord(me.epoch, me.config.machine, me.config.forward, me.knows)
     lease_is = (keys.lease(number), 0 if lease is None else lease.revision)
     if not me.epoch:
+        if mine is not None and lease is None and not _is_over(mine, me, known_s):
+            return Step("number in doubt")
         registered, ended = (mine.registered, mine.ended) if mine is not None else (0, 0)
         epoch = max(me.disk_epoch, registered) + 1
         # Our earlier lives are over: this process is the only one that may use our state directory.
-        record = MemberRecord(epoch, max(ended, epoch - 1))
+        record = MemberRecord(epoch, max(ended, epoch - 1), me.config.ttl_s)
         puts = (
             Put(keys.member(number), write_member(record)),
             Put(keys.lease(number), write_lease(replace(own, epoch=epoch)), me.lease),
@@ -88,7 +97,7 @@ def next_step(
     forgotten = mine is None or mine.registered < me.epoch  # the store was restored from a backup
     if forgotten or lease is None or (lease.lease, lease.epoch) != (me.lease, me.epoch):
         # Not written off: this life goes on.
-        record = MemberRecord(me.epoch, me.epoch - 1)
+        record = MemberRecord(me.epoch, me.epoch - 1, me.config.ttl_s)
         member_is = (keys.member(number), 0 if mine is None else mine.revision)
         puts = (
             Put(keys.member(number), write_member(record)),
@@ -96,7 +105,7 @@ def next_step(
         )
         return Step("go on", Txn((member_is, lease_is), puts))
     owed = _secrets_step(view, me, sealer, entropy, unix_s, own, lease)
-    return owed or (_write_off_step(view, keys, number) if may_write_off else None)
+    return owed or _write_off_step(view, keys, me, known_s)
 
 
 def _secrets_step(
@@ -131,13 +140,21 @@ def _secrets_step(
     return None
 
 
-def _write_off_step(view: View, keys: Keys, me: int) -> Step | None:
+def _write_off_step(view: View, keys: Keys, me: Self, known_s: float) -> Step | None:
     for number, record in sorted(view.members.items()):
-        if number != me and number not in view.leases and record.ended < record.registered:
+        if number == me.config.number or number in view.leases or record.ended >= record.registered:
+            continue
+        if _is_over(record, me, known_s):
             over = replace(record, ended=record.registered)
             conditions = ((keys.lease(number), 0), (keys.member(number), record.revision))
             return Step("write off", Txn(conditions, (Put(keys.member(number), write_member(over)),)))
     return None
+
+
+def _is_over(record: MemberRecord, me: Self, known_s: float) -> bool:
+    """Whether nobody can serve in a life of this member that has no lease."""
+    longest_s = DOUBT_TTLS * max(record.ttl, me.config.ttl_s)
+    return record.ended >= record.registered or known_s >= longest_s
 
 
 def rotation_step(

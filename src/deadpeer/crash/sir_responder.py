@@ -95,7 +95,9 @@ class SirResponder(Extension):
         owner, subject = self._ownership, check.subject
         if subject.protocol == Protocol.ESP:
             standing = owner.of_esp(int.from_bytes(subject.spi, "big"))
-            return None if standing is Standing.LIVING else Kind.CHECK_ESP
+            # Of another member's no more is known than is good for a hint; a denial is more than that.
+            certain = standing is Standing.PRESENT or (standing is Standing.UNKNOWN and owner.alone)
+            return Kind.CHECK_ESP if certain else None
         ours, theirs = _ours_and_theirs(check)
         match rule(owner.of_ike(ours), owner.of_ike(theirs), alone=owner.alone):
             case Ruling.SILENCE:

@@ -107,3 +107,4 @@ def test_the_gateway_needs_nothing_of_the_report() -> None:
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "deadpeer" in loaded
     assert loaded & {"jinja2", "matplotlib", "numpy"} == set()
+    assert loaded & {"etcd3gw", "requests"} == set()

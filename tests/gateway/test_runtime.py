@@ -109,7 +109,9 @@ class RecordingSockets(UdpSockets):
 class Bench:
     """A runtime on two loopback sockets, and a stranger who sends to them."""
 
-    def __init__(self, core: ScriptedCore, place: Path, host: Any = None, keylog: bool = False) -> None:
+    def __init__(
+        self, core: ScriptedCore, place: Path, host: Any = None, keylog: bool = False, gate: Any = None
+    ) -> None:
         self.journal: list[Any] = []
         self.events: list[Event] = []
         self.ike = UdpSocket(ip_address("127.0.0.1"), 0, 1 << 20)
@@ -129,6 +131,7 @@ class Bench:
             ledger=self.ledger,
             keylog=KeyLogFiles(place / "keys") if keylog else None,
             report=self._report,
+            core_clock=gate,
         )
         self.stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.stranger.bind(("127.0.0.1", 0))

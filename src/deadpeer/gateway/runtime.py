@@ -96,6 +96,7 @@ class Runtime:
         self.router: Callable[[Now, Datagram], bool] | None = None
         """Asked about each datagram first; True: it is another member's, and has been dealt with."""
         self._clock: CoreClock = core_clock if core_clock is not None else PlainClock()
+        self._always_open = core_clock is None
         self._last = clock()
         self._listening = False
         self._held: list[Input] = []
@@ -301,6 +302,9 @@ class Runtime:
             self._guard(type(item).__name__.lower(), core.handle, now, item)
         self._drain()
 
+    def _open(self) -> bool:
+        return self._always_open or self._time() is not None
+
     def _time(self) -> Now | None:
         now = self._clock.enter()
         if now is not None:
@@ -313,7 +317,7 @@ class Runtime:
         """Obey all outputs in their order, until endpoint and data plane are both quiet."""
         while self._drain_core() | self._drain_engine():
             pass
-        if self._time() is not None:
+        if self._owing and self._open():
             self._owing = False
 
     def _drain_core(self) -> bool:
@@ -324,12 +328,13 @@ class Runtime:
         return some
 
     def _drain_engine(self) -> bool:
-        engine = self._engine
-        while self._time() is not None and (datagram := engine.poll_datagram()) is not None:
+        engine, some = self._engine, False
+        if not self._open():
+            return False
+        while (datagram := engine.poll_datagram()) is not None:
             self._sockets.send(datagram)
-        while self._time() is not None and (packet := engine.poll_packet()) is not None:
+        while (packet := engine.poll_packet()) is not None:
             self.counters["host_sent" if self._host.write(packet) else "host_refused"] += 1
-        some = False
         while (now := self._time()) is not None and (report := engine.poll_report()) is not None:
             some = True
             core = self._core

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.crash.stories import RTT_S, SIR, Mallory, pair_of, suspect, traffic, verdicts
+from tests.support.pair import Pair
 
 from deadpeer.crash.options import ResumptionOptions
 
@@ -25,6 +26,27 @@ def test_a_new_sa_that_mallory_forced_loses_no_packet(resumes: bool) -> None:
     traffic(pair, 1.0)
     assert verdicts(pair) == ["resumed" if resumes else "sir"]
     assert pair.ping()
-    assert (dict(pair.alice.engine.drops), dict(pair.bob.engine.drops)) == ({}, {})
+    assert (_drops(pair, "alice"), _drops(pair, "bob")) == ({}, {})
     pair.run(10 * RTT_S)
     assert pair.ike_sas() == (1, 1)
+
+
+def test_a_delete_that_overtakes_packets_of_the_sa_it_ends() -> None:
+    """A newer SA serves already; IKE and ESP are handled by different threads on many peers."""
+    pair = pair_of(SIR)
+    [old] = list(pair.alice.ike.views())
+    pair.delays_rule = lambda sent: (0.060 if sent.reason == "ESP" else 0.010,)
+    assert pair.alice.ike.rebuild(pair.now, old, "a test")
+    pair._drain(pair.alice)
+    traffic(pair, 0.5, until=lambda: len([sa for sa in pair.alice.ike.views() if sa.established]) == 2)
+    pair.alice.ike.dismiss(pair.now, old, "a test")
+    pair._drain(pair.alice)
+    traffic(pair, 0.5)
+    assert pair.ike_sas() == (1, 1)
+    assert (_drops(pair, "alice"), _drops(pair, "bob")) == ({}, {})
+
+
+def _drops(pair: Pair, name: str) -> dict[object, int]:
+    engine = pair.side(name).engine
+    assert engine is not None
+    return dict(engine.drops)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from deadpeer.lab import sites
+from deadpeer.lab.options import LabError
 from deadpeer.lab.sites import PREFIX, lab_directory
 
 HOLDER = """
@@ -88,3 +90,15 @@ def test_one_that_is_held_without_a_process_that_we_see_is_left_alone(tmp_path: 
         os.close(handle)
     with lab_directory():
         assert not held.exists()
+
+
+def test_a_long_tmpdir_is_no_place_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with lab_directory() as directory:
+        assert not directory.is_relative_to(long)
+        assert directory.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(sites, "SHORT_PLACE", str(tmp_path / "nowhere"))
+    with pytest.raises(LabError, match="too long for UNIX sockets"), lab_directory():
+        pass

@@ -27,7 +27,10 @@ from deadpeer.values import Address
 INNER: dict[Side, str] = {"alice": "10.10.1.1", "bob": "10.10.2.1"}
 """The host behind each gateway. Only ever inside the tunnel, or inside the lab's namespaces."""
 
-PREFIX = "deadpeer-lab-"
+MAX_PLACE = 64
+"""Octets; what is made there has names of up to 42."""
+SHORT_PLACE = "/tmp"  # noqa: S108 - what we make there has mode 0700 and a random name
+PREFIX = "dplab-"
 """What the names of our temporary directories begin with; our process's number follows."""
 
 SIDES: tuple[Side, Side] = ("alice", "bob")
@@ -73,9 +76,10 @@ class Site:
 @contextmanager
 def lab_directory() -> Iterator[Path]:
     """A new directory of mode 0700 for one run, removed at its end; those of killed runs go first."""
-    _sweep(Path(tempfile.gettempdir()))
+    place = _place(tempfile.gettempdir())
+    _sweep(Path(place))
     prefix = f"{PREFIX}{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as name:
         handle = _lock(Path(name))
         try:
             yield Path(name)
@@ -90,13 +94,24 @@ def loopback_site(directory: Path) -> Site:
     for _ in range(50):
         third, port = choice.randrange(256), choice.randrange(20_000, 30_000, 2)
         hosts = [f"127.77.{third}.{last}" for last in (1, 2, 3, 4)]
-        if all(_is_free(Address(host, p)) for host in hosts for p in (port, port + 1)):
+        if all(is_free(Address(host, p)) for host in hosts for p in (port, port + 1)):
             outer: dict[Side, Outer] = {
                 "alice": Outer(hosts[0], hosts[1]),
                 "bob": Outer(hosts[3], hosts[2]),
             }
             return Site(directory, "loopback", outer, port, port + 1)
     raise LabError("no free UDP ports on 127.77.0.0/16: is the loopback interface up?")
+
+
+def _place(wanted: str) -> str:
+    """Where the directory is made: a UNIX socket's path may have 107 octets, and TMPDIR can be long."""
+    if len(os.fsencode(wanted)) <= MAX_PLACE:
+        return wanted
+    if os.access(SHORT_PLACE, os.W_OK | os.X_OK):
+        return SHORT_PLACE
+    raise LabError(
+        f"TMPDIR {wanted} is too long for UNIX sockets: set one of at most {MAX_PLACE} octets", usage=True
+    )
 
 
 def _sweep(place: Path) -> None:
@@ -125,7 +140,8 @@ def _lock(directory: Path) -> int | None:
     return handle
 
 
-def _is_free(address: Address) -> bool:
+def is_free(address: Address) -> bool:
+    """Whether a UDP socket can be bound there."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
         try:
             sock.bind(address)

@@ -205,10 +205,7 @@ class Recovery:
         """An established IKE SA ends, not by our wish: close it, then do what `close_action` says."""
         lost = [c for c in sa.children.values() if c.state is ChildState.INSTALLED]
         held = [c for c in lost if c.config.close_action != "none"]
-        # What a newer SA has replaced may still be under way.
-        replaced = any(self._served_elsewhere(c, sa) for c in lost)
-        linger_s = self._env.config.child_linger_s if replaced else 0.0
-        self._close(now, sa, why, held, [c for c in lost if c.config.close_action == "start"], linger_s)
+        self._close(now, sa, why, held, [c for c in lost if c.config.close_action == "start"])
 
     def child_lost(self, now: Now, sa: IkeSa, child: ChildSa, action: str) -> None:
         """A child was closed by the peer, or expired; `action` is a close_action."""

@@ -266,14 +266,17 @@ class IkeSa:
     def close(self, now: Now, reason: str, *, linger_s: float = 0.0) -> None:
         """Forget the SA and its children at once, without a word to the peer.
 
-        What is under way to us is received for `linger_s` seconds more.
+        What is under way to us is received for `linger_s` seconds more, and for a while in any case where
+        another SA serves the same policy: packets of this one may come after its DELETE.
         """
         if self.state is IkeState.CLOSED:
             return
         was_up = self.established_ns is not None
         replaced = self.state is IkeState.REKEYED
         for child in list(self.children.values()):
-            self.drop_child(now, child, reason, linger_s=linger_s)
+            replaced = len(self.env.table.serving(child.policy)) > 1
+            least_s = self.env.config.child_linger_s if replaced else 0.0
+            self.drop_child(now, child, reason, linger_s=max(linger_s, least_s))
         self.state = IkeState.CLOSED
         self.env.timers.cancel_all(self.number)
         self.env.table.remove(self)

@@ -55,6 +55,8 @@ PATIENCE_S = 2.0
 """A request that is not answered so long counts as failed."""
 RETRY_S = 0.5
 """After a failure, seconds until the next try."""
+KEEPALIVES = 5
+"""In the time of a lease. When the store goes away four fifths of the lease are left at least."""
 REREAD_S = 30.0
 """Everything is read anew at least so often, whatever the watch says."""
 
@@ -226,7 +228,7 @@ class Membership:
             case Grant(), GrantReply():
                 self._me = replace(self._me, lease=reply.lease)
                 self._granted = (pending.asked_ns, reply.ttl_s)
-                self._keep_due_ns = pending.asked_ns + int(reply.ttl_s / 3 * NS_PER_S)
+                self._keep_due_ns = pending.asked_ns + int(reply.ttl_s / KEEPALIVES * NS_PER_S)
                 self._read_due_ns = now_ns
             case KeepAlive(), KeepAliveReply():
                 self._kept(now_ns, pending, reply.ttl_s)
@@ -253,10 +255,15 @@ class Membership:
     def _kept(self, now_ns: int, pending: _Pending, ttl_s: float) -> None:
         if ttl_s > 0:
             self._granted = (pending.asked_ns, ttl_s)
-            self._keep_due_ns = pending.asked_ns + int(ttl_s / 3 * NS_PER_S)
+            self._keep_due_ns = pending.asked_ns + int(ttl_s / KEEPALIVES * NS_PER_S)
             self._tell("", "")
+            if not self.fence.is_open(now_ns):
+                self._read_due_ns = now_ns
             return
         self.counters["leases lost"] += 1
+        # The store was out of our reach so long, and perhaps of everybody's: the others may be about to
+        # come back as we are.
+        self._known_ns = now_ns
         self._me = replace(self._me, lease=0)
         self._granted, self._keep_due_ns = None, None
         self.fence.close()
@@ -289,7 +296,6 @@ class Membership:
             self._store = reply.store
         changed = replace(view, revision=0) != replace(self.view, revision=0)
         self.view = view
-        self._read_due_ns = now_ns + int(REREAD_S * NS_PER_S)
         ttls = [self._me.config.ttl_s, *(record.ttl for record in view.members.values())]
         certain_ns = self._known_ns + int(DOUBT_TTLS * max(ttls) * NS_PER_S)
         if now_ns <= certain_ns:
@@ -367,6 +373,8 @@ class Membership:
             self._ask(now_ns, KeepAlive(self._me.lease))
         self._serve(now_ns)
         if now_ns >= self._read_due_ns and not self._busy():
+            # Set now and not with the reply, so that news that comes meanwhile has us read once more.
+            self._read_due_ns = now_ns + int(REREAD_S * NS_PER_S)
             self._ask(now_ns, Range(self._keys.prefix))
 
     def _serve(self, now_ns: int) -> None:
@@ -387,7 +395,6 @@ class Membership:
         if closed_ns is not None and closed_ns <= now_ns and self._read_asked_ns < closed_ns:
             # It has closed by itself: what we know is from before, and a keepalive says nothing about
             # whether somebody has written us off since (a deposed leader of etcd answers it all the same).
-            self._read_due_ns = min(self._read_due_ns, now_ns)
             return
         self.fence.renewed(*self._granted)
         if not self._begun:

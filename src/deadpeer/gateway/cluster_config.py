@@ -167,7 +167,7 @@ def _check_lease(lease_s: float) -> None:
 
 
 def _check_margin(lease_s: float, margin: Margin) -> None:
-    # A keepalive goes out at each third of a lease; one that is lost or late must not fence us.
+    # Keepalives go out at each fifth of a lease; one that is lost or late must not fence us.
     if margin.usable_s(lease_s) < lease_s / 2:
         raise Problem(
             f"{margin.slack_s:g} s and drift {margin.drift:g} leave {margin.usable_s(lease_s):g} s of a lease"

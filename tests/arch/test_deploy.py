@@ -1,0 +1,295 @@
+"""The examples in deploy/ and docs/cluster.md: they hang together, and their configurations load.
+
+There is no Kubernetes here: manifests are read by a small parser of the YAML that they use, and held against
+what an API server would refuse first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deadpeer.gateway.config import load
+from deadpeer.gateway.schema_cluster import ClusterSection
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+SCRIPTS = [DEPLOY / "ipvs/has-lease", DEPLOY / "keepalived/serving"]
+BRACED = [DEPLOY / "ipvs/director.conf", DEPLOY / "keepalived/member.conf", DEPLOY / "nginx/stream.conf"]
+API = {
+    "Namespace": "v1",
+    "Service": "v1",
+    "ConfigMap": "v1",
+    "PodDisruptionBudget": "policy/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "StatefulSet": "apps/v1",
+}
+
+
+# --- a part of YAML ----------------------------------------------------------------------------------
+
+
+def parse(text: str) -> Any:
+    """Block mappings and sequences, plain and double-quoted scalars, `|`; two spaces for each level."""
+    return _node(_Lines(text), 0)
+
+
+class _Lines:
+    def __init__(self, text: str) -> None:
+        self._lines = text.splitlines()
+        self.at = 0
+
+    def peek(self) -> tuple[int, str] | None:
+        """Indentation and text of the next line that is not blank or a comment."""
+        while self.at < len(self._lines):
+            line = self._lines[self.at]
+            if line.strip() and not line.lstrip().startswith("#"):
+                assert "\t" not in line
+                return len(line) - len(line.lstrip()), line.strip()
+            self.at += 1
+        return None
+
+    def replace(self, line: str) -> None:
+        self._lines[self.at] = line
+
+    def block(self, indent: int) -> str:
+        found = []
+        while self.at < len(self._lines):
+            line = self._lines[self.at]
+            if line.strip() and not line.startswith(" " * indent):
+                break
+            found.append(line[indent:])
+            self.at += 1
+        return "\n".join(found).rstrip("\n") + "\n"
+
+
+def _node(lines: _Lines, indent: int) -> Any:
+    head = lines.peek()
+    assert head is not None
+    assert head[0] == indent, head
+    return _sequence(lines, indent) if head[1].startswith("- ") else _mapping(lines, indent)
+
+
+def _sequence(lines: _Lines, indent: int) -> list[Any]:
+    found: list[Any] = []
+    while (head := lines.peek()) is not None and head[0] == indent and head[1].startswith("- "):
+        text = head[1][2:]
+        if text == "|":
+            lines.at += 1
+            found.append(lines.block(indent + 2))
+        elif re.match(r"[\w.@/-]+:( |$)", text):
+            lines.replace(" " * (indent + 2) + text)
+            found.append(_mapping(lines, indent + 2))
+        else:
+            lines.at += 1
+            found.append(_scalar(text))
+    return found
+
+
+def _mapping(lines: _Lines, indent: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    while (head := lines.peek()) is not None and head[0] == indent and not head[1].startswith("- "):
+        name, colon, text = head[1].partition(":")
+        assert colon, head
+        assert name not in found, f"{name} twice"
+        lines.at += 1
+        if text.strip() == "|":
+            found[name] = lines.block(indent + 2)
+        elif text.strip():
+            found[name] = _scalar(text.strip())
+        else:
+            found[name] = _node(lines, indent + 2)
+    rest = lines.peek()
+    assert rest is None or rest[0] <= indent, rest
+    return found
+
+
+def _scalar(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    if text.startswith('"'):
+        assert text.endswith('"')
+        return text[1:-1]
+    assert text[0] not in "[]{}&*!|>'%@`", text
+    assert ": " not in text and " #" not in text, text
+    return text
+
+
+def documents(file: Path) -> list[Any]:
+    return [parse(part) for part in file.read_text().split("\n---\n")]
+
+
+def objects() -> Iterator[Any]:
+    for file in MANIFESTS:
+        yield from documents(file)
+
+
+def test_the_parser_reads_what_yaml_says() -> None:
+    text = 'a:\n  # no\n  b: 1\n  c:\n    - x: y:z\n      w: "1"\n'
+    text += "    - --flag=a\n    - |\n      one\n        two\n  d: true\n"
+    assert parse(text) == {
+        "a": {"b": 1, "c": [{"x": "y:z", "w": "1"}, "--flag=a", "one\n  two\n"], "d": True}
+    }
+
+
+# --- Kubernetes --------------------------------------------------------------------------------------
+
+
+def test_every_object_has_its_api_and_a_name_of_its_own() -> None:
+    names = []
+    for each in objects():
+        assert each["apiVersion"] == API[each["kind"]]
+        metadata = each["metadata"]
+        assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", metadata["name"])
+        assert metadata.get("namespace") == (None if each["kind"] == "Namespace" else "deadpeer")
+        assert set(each) <= {"apiVersion", "kind", "metadata", "spec", "data"}
+        names.append((each["kind"], metadata["name"]))
+    assert len(set(names)) == len(names)
+    assert {kind for kind, _ in names} == set(API)
+
+
+def _sets() -> list[Any]:
+    return [each for each in objects() if each["kind"] == "StatefulSet"]
+
+
+@pytest.mark.parametrize("name", ["etcd", "deadpeer"])
+def test_what_refers_to_something_finds_it(name: str) -> None:
+    [found] = [each for each in _sets() if each["metadata"]["name"] == name]
+    spec, pod = found["spec"], found["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"].items() <= labels.items()
+    [service] = [
+        e for e in objects() if e["kind"] == "Service" and e["metadata"]["name"] == spec["serviceName"]
+    ]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"].items() <= labels.items()
+    budgets = [e["spec"] for e in objects() if e["kind"] == "PodDisruptionBudget"]
+    assert [b["maxUnavailable"] for b in budgets if b["selector"]["matchLabels"] == labels] == [1]
+    volumes = [v["name"] for v in pod["spec"].get("volumes", [])]
+    volumes += [v["metadata"]["name"] for v in spec.get("volumeClaimTemplates", [])]
+    assert len(set(volumes)) == len(volumes)
+    mounted = set()
+    for container in pod["spec"].get("initContainers", []) + pod["spec"]["containers"]:
+        assert re.fullmatch(r"[\w./-]+:v?\d[\w.]*", container["image"]), "an image has a version"
+        mounted |= {mount["name"] for mount in container["volumeMounts"]}
+        given = {variable["name"] for variable in container.get("env", [])}
+        for argument in container["command"]:
+            assert set(re.findall(r"\$\((\w+)\)", argument)) <= given
+    assert mounted == set(volumes)
+    for volume in pod["spec"].get("volumes", []):
+        if "configMap" in volume:
+            assert ("ConfigMap", volume["configMap"]["name"]) in [
+                (e["kind"], e["metadata"]["name"]) for e in objects()
+            ]
+
+
+def test_the_pods_configuration_is_that_of_its_ordinal_and_node(tmp_path: Path) -> None:
+    [found] = [each for each in objects() if each["kind"] == "ConfigMap"]
+    text = found["data"]["gateway.toml"].replace("@MEMBER@", "1").replace("@NODE@", "192.0.2.12")
+    assert "@" not in text
+    cluster = _loaded(tmp_path, text)
+    assert (cluster.member, str(cluster.forward)) == (1, "192.0.2.12:4501")
+    [service] = [e for e in objects() if e["metadata"]["name"] == "etcd-client"]
+    assert cluster.etcd.endpoints == (
+        f"http://etcd-client.deadpeer.svc:{service['spec']['ports'][0]['port']}",
+    )
+
+
+def test_the_address_is_where_the_manifest_says() -> None:
+    text = (DEPLOY / "kubernetes/gateway.yaml").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert sum(line.count("203.0.113.10") for line in lines) == 3
+
+
+# --- the others --------------------------------------------------------------------------------------
+
+
+def test_the_member_loads(tmp_path: Path) -> None:
+    cluster = _loaded(tmp_path, (DEPLOY / "member/gateway.toml").read_text())
+    assert len(cluster.etcd.endpoints) == 3
+    assert str(cluster.forward) == "192.0.2.11:4501"
+
+
+def test_the_keys_in_the_document_are_those_of_the_schema() -> None:
+    texts = re.findall(
+        r"^```toml\n(.*?)^```", (ROOT / "docs/cluster.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert texts
+    for text in texts:
+        assert set(tomllib.loads(text)["cluster"]) <= set(ClusterSection.model_fields)
+
+
+def _loaded(place: Path, text: str) -> Any:
+    for name, content in {
+        "cluster.key": "5a" * 32,
+        "clients.psk": "correct horse battery staple",
+        "etcd.password": "secret",
+        "etcd-ca.pem": "-----BEGIN CERTIFICATE-----\n",
+    }.items():
+        (place / name).touch(mode=0o600)
+        (place / name).write_text(content)
+    (place / "gateway.toml").write_text(text)
+    cluster = load(place / "gateway.toml").cluster
+    assert cluster is not None
+    return cluster
+
+
+@pytest.mark.parametrize("file", BRACED, ids=lambda path: path.name)
+def test_braces_are_closed(file: Path) -> None:
+    depth = 0
+    for line in file.read_text().splitlines():
+        code = line.partition("#")[0]
+        for brace in re.findall(r"[{}]", code):
+            depth += 1 if brace == "{" else -1
+            assert depth >= 0
+    assert depth == 0
+
+
+@pytest.mark.parametrize("file", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_shell(file: Path) -> None:
+    assert os.access(file, os.X_OK)
+    subprocess.run(["sh", "-n", str(file)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("says", "code"),
+    [
+        ("echo /deadpeer/edge/lease/1", 0),
+        ("true", 1),
+        ("exit 1", 0),
+    ],
+    ids=["a lease", "no lease", "etcd is away"],
+)
+def test_a_director_takes_out_who_has_no_lease(tmp_path: Path, says: str, code: int) -> None:
+    assert _run(tmp_path, "etcdctl", says, SCRIPTS[0], "1") == code
+
+
+@pytest.mark.parametrize(
+    ("says", "code"),
+    [
+        ("""echo '{"ok": true, "sas": [], "cluster": {"serving": true}}'""", 0),
+        ("""echo '{"ok": true, "sas": [], "cluster": {"serving": false}}'""", 1),
+        ("exit 1", 1),
+    ],
+    ids=["serves", "fenced", "not there"],
+)
+def test_an_address_stays_with_who_serves(tmp_path: Path, says: str, code: int) -> None:
+    assert _run(tmp_path, "deadpeer", says, SCRIPTS[1]) == code
+
+
+def _run(place: Path, command: str, says: str, script: Path, *arguments: str) -> int:
+    (place / command).write_text(f"#!/bin/sh\n{says}\n")
+    (place / command).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+    done = subprocess.run([script, *arguments], env=environment, capture_output=True, check=False)
+    return done.returncode

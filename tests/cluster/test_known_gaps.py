@@ -1,0 +1,51 @@
+"""Where the argument of docs/cluster.md has a hole that is known: each test fails until it is closed.
+
+Strict: who closes one is told so, and moves the test to where it belongs.
+"""
+
+from __future__ import annotations
+
+import pytest
+from tests.cluster.test_membership import up
+from tests.support.cluster import Member, World
+
+
+def gap(reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
+
+
+def replaced(world: World) -> tuple[Member, Member]:
+    """Member 1 lives and is cut off; another machine, with an empty disk, takes its number."""
+    first = world.members[1]
+    first.cut_off = True
+    world.members[1] = clone = type(first)(world, 1, "another machine")
+    world.members.append(first)
+    return first, clone
+
+
+@gap("where a restored store has no record of a number at all, nobody waits before taking it")
+def test_another_machine_takes_a_number_that_a_lost_store_does_not_know() -> None:
+    """Both serve as member 1 in epoch 1: the second one takes the first one's SPIs for its own, and lost."""
+    world = up(World(31))
+    first, clone = replaced(world)
+    world.store.restore((1, {}))
+    clone.boot()
+    world.run(2.0)
+    assert not (first.serves and clone.serves), (first.lives, clone.lives)
+
+
+@gap("where a backup says that a number's last life is over, nobody waits before taking it")
+def test_another_machine_takes_a_number_whose_present_life_a_restored_store_has_forgotten() -> None:
+    """The backup is from between two lives of member 1: registered 1, ended 1. It lives in epoch 2 now."""
+    world = up(World(32))
+    world.members[1].crash()
+    world.run(8.0)
+    backup = world.store.backup()
+    world.members[1].boot()
+    world.run(1.0)
+    first, clone = replaced(world)
+    assert first.lives == [1, 2]
+    world.store.restore(backup)
+    clone.boot()
+    world.run(2.0)
+    assert not (first.serves and clone.serves), (first.lives, clone.lives)

@@ -33,6 +33,10 @@ def write_config(place: Path, document: Mapping[str, Any]) -> Path:
     if not cluster_key.exists():
         cluster_key.touch(mode=0o600)
         cluster_key.write_text("5a" * 32 + "\n")
+    standby_key = place / "standby.key"
+    if not standby_key.exists():
+        standby_key.touch(mode=0o600)
+        standby_key.write_text("6b" * 32 + "\n")
     file = place / "gw.toml"
     file.write_text("".join(f"{name} = {to_toml(value)}\n" for name, value in document.items()))
     return file
@@ -46,6 +50,17 @@ def base_cluster() -> dict[str, Any]:
         "key_file": "cluster.key",
         "etcd": ["http://127.0.0.1:2379"],
         "forward_listen": "127.0.0.1:15502",
+    }
+
+
+def base_standby() -> dict[str, Any]:
+    """The least that makes a gateway one of two with one address."""
+    return {
+        "number": 0,
+        "address": "127.0.0.1",
+        "key_file": "standby.key",
+        "listen": "127.0.0.2:15503",
+        "partner": "127.0.0.3:15503",
     }
 
 

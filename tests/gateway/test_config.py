@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.gateway.documents import base_cluster, base_document, write_config
+from tests.gateway.documents import base_cluster, base_document, base_standby, write_config
 
 from deadpeer.gateway.config import ConfigError, load
 from deadpeer.gateway.reference import SECTIONS
@@ -28,6 +28,7 @@ WHERE = {
     "gateway": ("gateway",),
     "qcd": ("qcd",),
     "cluster": ("cluster",),
+    "standby": ("standby",),
     "connections.NAME": ("connections", "home"),
     "connections.NAME.local": ("connections", "home", "local"),
     "connections.NAME.remote": ("connections", "home", "remote"),
@@ -52,6 +53,8 @@ def with_key(section: str, key: str, value: object) -> dict[str, Any]:
     document = copy.deepcopy(base_document())
     if section == "cluster":
         document["cluster"] = base_cluster()
+    if section == "standby":
+        document["standby"] = base_standby()
     table = document
     for step in WHERE[section]:
         table = table.setdefault(step, {})
@@ -97,6 +100,8 @@ def test_the_documented_example_is_good(place: Path, section: str, key: str) -> 
         home["local_addrs"] = ["%any"]
     if key == "local_addrs":
         document["gateway"]["listen"] = home["local_addrs"]
+    if section == "standby" and key == "address":
+        document["gateway"]["listen"] = []
     if section == "connections.NAME" and key == "rand_time":
         home["rekey_time"] = "4h"
     load(write_config(place, document))

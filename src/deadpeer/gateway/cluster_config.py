@@ -81,7 +81,7 @@ def resolve_cluster(section: ClusterSection, directory: Path, problems: Problems
 def _cluster_key(path: Path) -> bytes:
     text = read_private(path).strip()
     remedy = f"make one and copy it to all members: openssl rand -hex {SECRET_SIZE} > {path}"
-    found = _decoded(text)
+    found = decoded_key(text)
     if found is None:
         raise Problem(f"{path} holds neither hexadecimal nor base64; {remedy}")
     if len(found) != SECRET_SIZE:
@@ -89,7 +89,8 @@ def _cluster_key(path: Path) -> bytes:
     return found
 
 
-def _decoded(text: bytes) -> bytes | None:
+def decoded_key(text: bytes) -> bytes | None:
+    """Octets written in hexadecimal or base64; None if it is neither."""
     try:
         return bytes.fromhex(text.decode("ascii"))
     except ValueError:

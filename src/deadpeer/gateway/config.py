@@ -18,6 +18,7 @@ from .files import read_public
 from .notation import Host, Interface
 from .resolve import check_gateway, resolve_connection, resolve_interfaces, resolve_listen
 from .schema import Configuration, GatewaySection, LogLevel, PlaneKind, QcdSection
+from .standby_config import StandbyOptions, resolve_standby
 
 __all__ = ["ConfigError", "GatewayConfig", "GatewayOptions", "load"]
 
@@ -55,6 +56,7 @@ class GatewayConfig:
     crash: CrashOptions
     connections: tuple[Connection, ...]
     cluster: ClusterOptions | None = None
+    standby: StandbyOptions | None = None
 
 
 def load(file: Path) -> GatewayConfig:
@@ -67,6 +69,9 @@ def load(file: Path) -> GatewayConfig:
     directory = file.parent
     check_gateway(shape.gateway, directory, problems)
     listen = resolve_listen(shape.gateway, problems)
+    standby = resolve_standby(shape, listen, directory, problems)
+    if standby is not None:
+        listen = (standby.address,)
     interfaces = resolve_interfaces(shape.gateway, problems)
     connections = [
         resolve_connection(name, section, directory, listen, problems)
@@ -82,6 +87,7 @@ def load(file: Path) -> GatewayConfig:
         crash=_crash(shape.qcd),
         connections=tuple(connection for connection in connections if connection is not None),
         cluster=cluster,
+        standby=standby,
     )
 
 

@@ -14,6 +14,7 @@ from .schema import (
     RemoteSection,
 )
 from .schema_cluster import ClusterSection
+from .schema_standby import StandbySection
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("gateway", GatewaySection),
@@ -23,6 +24,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("connections.NAME.children.CHILD", ChildSection),
     ("qcd", QcdSection),
     ("cluster", ClusterSection),
+    ("standby", StandbySection),
 )
 
 _HEAD = """\

@@ -15,6 +15,7 @@ from deadpeer.ike.connection import AuthKind, CloseAction, DpdAction, StartActio
 from deadpeer.plane.steering import DEFAULT_TABLE, FIRST_TABLE, LAST_TABLE
 
 from .schema_cluster import ClusterSection
+from .schema_standby import StandbySection
 from .shapes import Burst, Count, Port, Rate, Seconds, Section, Strings, Text, key, one_or_many
 
 LogLevel = Literal["debug", "info", "notice", "warning"]
@@ -438,6 +439,9 @@ class Configuration(Section):
     qcd: QcdSection = Field(default_factory=QcdSection, description="Limits of crash detection.")
     cluster: ClusterSection | None = Field(
         None, description="Membership of a cluster. Without this table the gateway is by itself."
+    )
+    standby: StandbySection | None = Field(
+        None, description="One of two gateways with one address. Without this table it is by itself."
     )
     connections: dict[str, ConnectionSection] = Field(
         default_factory=dict, description="The peers, by name of the connection."

@@ -9,13 +9,14 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from deadpeer.lab.options import METHODS, PEERS, SCENARIOS, LabError, LabOptions
+from deadpeer.lab.options import METHODS, PEERS, LabError, LabOptions
 
+from . import lab_scenario
 from .parser import FAILED, OK, USAGE, add_json, fail, print_json
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ALL = "all"
 LONGEST_ATTACK_S = 3600
+DOWN_S = 1.0
 
 EPILOG = """\
 examples:
@@ -40,6 +42,7 @@ examples:
   sudo deadpeer lab --peer strongswan          Bob is an unmodified strongSwan
   deadpeer lab --method all                    every way to find out, once
   deadpeer lab --scenario robustness           Bob lives, and loses SAs without a word
+  deadpeer lab --scenario cluster              members killed, frozen, cut off; needs etcd-server
   deadpeer lab --attack forge-invalid-spi      an attacker at two living gateways
   deadpeer lab --method all --report DIR       all of it, measured, as a page; about half an hour
   deadpeer lab --report DIR --quick            the same in minutes, with fewer runs
@@ -58,13 +61,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "again; the lab shows how Alice finds out, and how long it takes until traffic flows.",
         epilog=EPILOG,
     )
-    parser.add_argument(
-        "--scenario",
-        choices=SCENARIOS,
-        default="reboot",
-        help="reboot: Bob's process is killed and started again; robustness: it lives, and loses a child SA,"
-        " an IKE SA, or all, one after the other (default: reboot)",
-    )
+    lab_scenario.add_arguments(parser)
     parser.add_argument(
         "--method",
         choices=(*METHODS, ALL),
@@ -81,7 +78,11 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--loss", type=float, default=0.0, metavar="P", help="loss in each direction, 0 to 1 (default: 0)"
     )
     parser.add_argument(
-        "--down", type=float, default=1.0, metavar="S", help="seconds until Bob is started again (default: 1)"
+        "--down",
+        type=float,
+        metavar="S",
+        help="seconds until Bob is started again (default: 1); in a cluster, how much longer than its lease a"
+        " member is stopped or cut off, or etcd is down (default: 2)",
     )
     parser.add_argument("--idle", action="store_true", help="an idle tunnel: no inner packets")
     parser.add_argument(
@@ -138,7 +139,8 @@ def run(args: argparse.Namespace) -> int:
     """Do what the arguments say; the exit status."""
     try:
         if args.scenario != "reboot":
-            return _scenario(args)
+            return lab_scenario.run(args, _options(args), _with_signals, _to_screen)
+        lab_scenario.only_reboot(args)
         if args.report is not None or args.method == ALL or args.attack is not None:
             return _many(args)
         return _one(args)
@@ -160,47 +162,13 @@ def _one(args: argparse.Namespace) -> int:
     return OK if finished.result.ok else FAILED
 
 
-def _scenario(args: argparse.Namespace) -> int:
-    """The runs of a scenario, one after the other."""
-    from deadpeer.lab.scenarios import robustness
-    from deadpeer.lab.session import require
-
-    _not_with_scenario(args)
-    runs = robustness.plan(_options(args))
-    require(runs[0])
-    finished = asyncio.run(_with_signals(_each(runs, args.json)))
-    if args.json:
-        print_json({"runs": [run.result.to_record() for run in finished]})
-    return OK if all(run.result.ok for run in finished) else FAILED
-
-
-def _not_with_scenario(args: argparse.Namespace) -> None:
-    """Raise LabError (usage) for options that belong to other runs."""
-    for name, given in (
-        ("--attack", args.attack is not None),
-        ("--report", args.report is not None),
-        ("--quick", args.quick),
-        ("--seconds", args.seconds is not None),
-        ("--method all", args.method == ALL),
-    ):
-        if given:
-            raise LabError(f"{name} does not go with --scenario {args.scenario}: leave it out", usage=True)
-
-
-async def _each(runs: Sequence[LabOptions], quiet: bool) -> list[Run]:
-    from deadpeer.lab.recording import Silent
-    from deadpeer.lab.runs import run_once
-
-    return [await (run_once(options, Silent()) if quiet else _to_screen(options)) for options in runs]
-
-
 def _options(args: argparse.Namespace) -> LabOptions:
     """What one run is asked to do."""
     return LabOptions(
         method=args.method or ("reconnect" if args.peer == "strongswan" else "qcd"),
         rtt_ms=20.0 if args.rtt is None else args.rtt,
         loss=args.loss,
-        down_s=args.down,
+        down_s=DOWN_S if args.down is None else args.down,
         idle=args.idle,
         netns=args.netns or args.peer == "strongswan",
         peer=args.peer,
@@ -261,7 +229,7 @@ def wanted_of(args: argparse.Namespace) -> tuple[Wanted, tuple[str, ...]]:
         base=LabOptions(
             rtt_ms=rtt if args.rtt is None else args.rtt,
             loss=args.loss,
-            down_s=args.down,
+            down_s=DOWN_S if args.down is None else args.down,
             netns=args.netns,
             seed=args.seed if args.seed is not None else 1 if args.report else secrets.randbelow(2**31),
         ),

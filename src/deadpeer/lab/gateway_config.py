@@ -96,6 +96,11 @@ def render(site: Site, side: Side, options: LabOptions, files: GatewayFiles) -> 
     }
     if options.strangers and side == "alice":
         tables |= _strangers(files)
+    return toml(tables)
+
+
+def toml(tables: dict[str, dict[str, object]]) -> str:
+    """Tables by their dotted names as TOML text."""
     return "\n".join(_table(name, keys) for name, keys in tables.items())
 
 

@@ -112,7 +112,7 @@ class Relay:
 
             policy = self._attacker = wrap(config.attack, policy, config.seed)
         self._link = Link(policy)
-        self._inject = stack.enter_context(_unix(config.inject)) if config.inject else None
+        self._inject = stack.enter_context(unix_socket(config.inject)) if config.inject else None
         self._stdin: int | None = sys.stdin.fileno()
         self._commands = b""
         self._out = LineWriter(sys.stdout.fileno())
@@ -122,7 +122,7 @@ class Relay:
         self._incoming: dict[socket.socket, tuple[Way, Lane, Address]] = {}
         self._outgoing: dict[tuple[Way, Lane], tuple[socket.socket, Address]] = {}
         for lane, (alice, bob) in config.lanes.items():
-            to_alice, to_bob = (stack.enter_context(_bound(face.bind)) for face in (alice, bob))
+            to_alice, to_bob = (stack.enter_context(bound(face.bind)) for face in (alice, bob))
             self._incoming[to_alice] = (Way.TO_BOB, lane, alice.peer)
             self._incoming[to_bob] = (Way.TO_ALICE, lane, bob.peer)
             self._outgoing[Way.TO_BOB, lane] = (to_bob, bob.peer)
@@ -162,7 +162,7 @@ class Relay:
 
     def _take(self, sock: socket.socket) -> None:
         way, lane, peer = self._incoming[sock]
-        for payload, source, now_ns in _drain(sock):
+        for payload, source, now_ns in drain(sock):
             if source != peer:
                 self._stats["stranger"] += 1
                 continue
@@ -240,7 +240,8 @@ class Relay:
         self._out.put(Sighting(way, lane, len(payload), arrived_ns, delivered_ns, seen).to_json())
 
 
-def _drain(sock: socket.socket) -> Iterator[tuple[bytes, Address, int]]:
+def drain(sock: socket.socket) -> Iterator[tuple[bytes, Address, int]]:
+    """What waits in a socket, bounded: payload, source, and when it was read (monotonic ns)."""
     for _ in range(DRAIN):
         try:
             payload, source = sock.recvfrom(MAX_DATAGRAM)
@@ -251,7 +252,8 @@ def _drain(sock: socket.socket) -> Iterator[tuple[bytes, Address, int]]:
         yield payload, Address(*source[:2]), time.monotonic_ns()
 
 
-def _bound(address: Address) -> socket.socket:
+def bound(address: Address) -> socket.socket:
+    """A UDP socket with large buffers that never blocks."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.setblocking(False)
@@ -261,7 +263,8 @@ def _bound(address: Address) -> socket.socket:
     return sock
 
 
-def _unix(path: str) -> socket.socket:
+def unix_socket(path: str) -> socket.socket:
+    """A UNIX datagram socket with a large buffer that never blocks."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)

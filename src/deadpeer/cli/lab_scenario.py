@@ -1,0 +1,161 @@
+"""The part of `deadpeer lab` that is about `--scenario`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from deadpeer.lab.options import SCENARIOS, LabError, LabOptions
+
+from .parser import FAILED, OK, print_json
+
+if TYPE_CHECKING:
+    from deadpeer.lab.runs import Run
+    from deadpeer.lab.scenarios.outcome import Outcome
+    from deadpeer.lab.scenarios.plan import ClusterPlan
+
+Signals = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
+EVENTS = ("kill", "freeze", "cut", "etcd")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The option that chooses a scenario, and those of the cluster."""
+    parser.add_argument(
+        "--scenario",
+        type=_scenario,
+        choices=SCENARIOS,
+        default="reboot",
+        help="reboot: Bob's process is killed and started again; robustness: it lives, and loses a child SA,"
+        " an IKE SA, or all, one after the other; cluster: members behind a balancer, with a real etcd, are"
+        " killed, frozen, cut off (default: reboot)",
+    )
+    cluster = parser.add_argument_group("with --scenario cluster")
+    cluster.add_argument("--members", type=int, metavar="N", help="gateways behind the balancer (default: 4)")
+    cluster.add_argument("--clients", type=int, metavar="N", help="gateways in front of it (default: 4)")
+    cluster.add_argument("--lease", type=int, metavar="S", help="seconds of a member's lease (default: 5)")
+    cluster.add_argument(
+        "--event",
+        choices=(*EVENTS, "all"),
+        help="a member is killed; stopped and going on; cut off from etcd; or etcd is down"
+        " (default: all, one after the other)",
+    )
+
+
+def run(
+    args: argparse.Namespace,
+    options: LabOptions,
+    with_signals: Signals,
+    to_screen: Callable[[LabOptions], Awaitable[Run]],
+) -> int:
+    """The runs of a scenario, one after the other; the exit status. Raises LabError."""
+    _only(args)
+    if args.scenario == "cluster":
+        plan = _plan(args)
+        say = _say_nothing if args.json else _saying(time.monotonic())
+        outcomes = asyncio.run(with_signals(_cluster(plan, say)))
+        return _end(args, [outcome.to_record() for outcome in outcomes])
+    from deadpeer.lab.scenarios import robustness
+    from deadpeer.lab.session import require
+
+    runs = robustness.plan(options)
+    require(runs[0])
+    finished = asyncio.run(with_signals(_each(runs, None if args.json else to_screen)))
+    return _end(args, [run.result.to_record() for run in finished], say=False)
+
+
+def _end(args: argparse.Namespace, records: list[dict[str, Any]], *, say: bool = True) -> int:
+    if args.json:
+        print_json({"runs": records})
+    for record in records:
+        if not record["ok"] and say:
+            print(f"deadpeer lab: {record['failure']} (seed {record['seed']})", file=sys.stderr)
+    return OK if all(record["ok"] for record in records) else FAILED
+
+
+async def _each(
+    runs: Sequence[LabOptions], to_screen: Callable[[LabOptions], Awaitable[Run]] | None
+) -> list[Run]:
+    from deadpeer.lab.recording import Silent
+    from deadpeer.lab.runs import run_once
+
+    return [await (to_screen(each) if to_screen else run_once(each, Silent())) for each in runs]
+
+
+async def _cluster(plan: ClusterPlan, say: Callable[[str], None]) -> list[Outcome]:
+    from deadpeer.lab.scenarios.cluster import run_cluster
+
+    return await run_cluster(plan, say)
+
+
+def _plan(args: argparse.Namespace) -> ClusterPlan:
+    from deadpeer.lab.scenarios.etcd import require_etcd
+    from deadpeer.lab.scenarios.plan import HAPPENINGS, ClusterPlan
+
+    given = {"members": args.members, "clients": args.clients, "lease_s": args.lease, "beyond_s": args.down}
+    plan = ClusterPlan(
+        happenings=HAPPENINGS if args.event in (None, "all") else (args.event,),
+        seed=secrets.randbelow(2**31) if args.seed is None else args.seed,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    plan.check()
+    require_etcd()
+    return plan
+
+
+def only_reboot(args: argparse.Namespace) -> None:
+    """Raise LabError (usage) for options of the cluster where there is none."""
+    for name in ("members", "clients", "lease", "event"):
+        if getattr(args, name) is not None:
+            raise LabError(f"--{name} belongs to --scenario cluster", usage=True)
+
+
+def _only(args: argparse.Namespace) -> None:
+    """Raise LabError (usage) for options that belong to other runs."""
+    cluster = args.scenario == "cluster"
+    if not cluster:
+        only_reboot(args)
+    for name, given in (
+        ("--attack", args.attack is not None),
+        ("--report", args.report is not None),
+        ("--quick", args.quick),
+        ("--seconds", args.seconds is not None),
+        ("--method all", args.method == "all"),
+        (f"--method {args.method}", cluster and args.method not in (None, "qcd", "all")),
+        ("--rtt", cluster and args.rtt is not None),
+        ("--loss", cluster and args.loss != 0.0),
+        ("--idle", args.idle),
+        ("--netns", cluster and args.netns),
+        ("--peer strongswan", args.peer != "deadpeer"),
+        ("--resume", cluster and bool(args.resume)),
+        ("--spi-map", args.spi_map),
+        ("--announce", args.announce),
+        ("--no-hints", cluster and not args.hints),
+        ("--down", not cluster and args.down is not None),
+    ):
+        if given:
+            raise LabError(f"{name} does not go with --scenario {args.scenario}: leave it out", usage=True)
+
+
+def _scenario(text: str) -> str:
+    if text == "failover":
+        raise argparse.ArgumentTypeError(
+            "failover is not there yet: the gateway has no hot standby so far; cluster, robustness and"
+            " reboot are"
+        )
+    return text
+
+
+def _saying(began_s: float) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began_s:8.3f} s  {text}", flush=True)
+
+    return say
+
+
+def _say_nothing(_text: str) -> None:
+    pass

@@ -256,7 +256,8 @@ class Membership:
         if ttl_s > 0:
             self._granted = (pending.asked_ns, ttl_s)
             self._keep_due_ns = pending.asked_ns + int(ttl_s / KEEPALIVES * NS_PER_S)
-            self._tell("", "")
+            if self._told[0] in ("store_unreachable", "watch_lost"):
+                self._tell("", "")
             if not self.fence.is_open(now_ns):
                 self._read_due_ns = now_ns
             return

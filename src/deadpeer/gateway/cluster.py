@@ -102,6 +102,7 @@ class ClusterMember:
         self._revoke: int | None = None
         self._left = asyncio.Event()
         self._stepping = False
+        self._leaving = False
 
     def start(self, runtime: Runtime, stack: AsyncExitStack) -> None:
         """Begin to join; `stack` undoes it. Raises ConfigError if the address to forward to can't be had."""
@@ -129,6 +130,7 @@ class ClusterMember:
 
     async def leave(self) -> None:
         """Serve no more, and give the lease back, so that the others need not wait for its end."""
+        self._leaving = True
         self._membership.leave(boottime_ns(), time.time())
         self._drain()
         self.core_clock.enter()
@@ -203,8 +205,10 @@ class ClusterMember:
             self._loop.call_soon_threadsafe(self._step, item)
 
     def _step(self, item: Input | None) -> None:
-        if isinstance(item, Replied) and item.number == self._revoke:
-            self._left.set()
+        if self._leaving:
+            if isinstance(item, Replied) and item.number == self._revoke:
+                self._left.set()
+            return
         self._membership.handle(boottime_ns(), time.time(), item)
         self._drain()
 

@@ -180,11 +180,9 @@ class Daemon:
         try:
             from .cluster import ClusterMember, Surroundings
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                config.file,
-                "cluster",
-                f"needs the package {error.name}; install it: pip install 'deadpeer[cluster]'",
-            ) from None
+            package = (error.name or "etcd3gw").partition(".")[0]
+            problem = f"needs the package {package}; install it: pip install 'deadpeer[cluster]'"
+            raise ConfigError(config.file, "cluster", problem) from None
         around = Surroundings(
             site=site,
             sockets=sockets,

@@ -216,19 +216,24 @@ class _Worker:
     """A thread that carries out one request after the other."""
 
     def __init__(self, name: str, options: EtcdOptions, work: Callable[[_Endpoints, Asked], None]) -> None:
-        self._queue: SimpleQueue[Asked | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[float, Asked | None]] = SimpleQueue()
         self._options = options
         self._work = work
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def put(self, asked: Asked | None) -> None:
-        self._queue.put(asked)
+        self._queue.put((time.monotonic(), asked))
 
     def _run(self) -> None:
         endpoints = _Endpoints(self._options)
-        while (asked := self._queue.get()) is not None:
-            self._work(endpoints, asked)
+        while True:
+            at_s, asked = self._queue.get()
+            if asked is None:
+                return
+            # Who asked so long ago has given it up.
+            if time.monotonic() - at_s < PATIENCE_S:
+                self._work(endpoints, asked)
 
 
 class _Watcher:

@@ -21,7 +21,7 @@ from deadpeer.ike.connection import Connection, EndpointConfig
 from deadpeer.plane.engine import EspEngine
 from deadpeer.store import Ledger, Store
 
-from .errors import ConfigError
+from .errors import ConfigError, StartError
 from .runtime import Core, Runtime
 from .state import LOCK
 
@@ -136,10 +136,16 @@ def machine(state_dir: Path, boot_id: Path = _BOOT_ID) -> str:
 
     An earlier life on the same running kernel with the same lock is certainly over. On any other one, a copy
     of this machine included, it is not. A snapshot of a running virtual machine that is resumed twice is
-    beyond it.
+    beyond it. Raises StartError.
     """
-    lock = (state_dir / LOCK).stat()
-    text = f"{boot_id.read_text().strip()} {lock.st_dev} {lock.st_ino}"
+    try:
+        lock, kernel = (state_dir / LOCK).stat(), boot_id.read_text().strip()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StartError(
+            f"{error.filename} can't be read: {reason}; a member of a cluster needs it"
+        ) from None
+    text = f"{kernel} {lock.st_dev} {lock.st_ino}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

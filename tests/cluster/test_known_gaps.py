@@ -6,7 +6,7 @@ Strict: who closes one is told so, and moves the test to where it belongs.
 from __future__ import annotations
 
 import pytest
-from tests.cluster.test_membership import up
+from tests.cluster.test_membership import ended, up
 from tests.support.cluster import Member, World
 
 
@@ -49,3 +49,27 @@ def test_another_machine_takes_a_number_whose_present_life_a_restored_store_has_
     clone.boot()
     world.run(2.0)
     assert not (first.serves and clone.serves), (first.lives, clone.lives)
+
+
+@gap(
+    "a restored store has forgotten that a life was over, and its member, who does not know, goes on with it"
+)
+def test_a_life_that_was_over_before_the_store_was_restored() -> None:
+    """
+    Member 1 is cut off and written off: from now on anybody may buy the tokens of its SAs.
+    etcd is restored from a backup of before. Member 1 comes back, fenced all the while:
+
+      registered 1, ended 0  ──▶  goes on in epoch 1, with SAs whose tokens have been told
+    """
+    world = up(World(34))
+    backup = world.store.backup()
+    one = world.members[1]
+    one.cut_off = True
+    world.run(10.0)
+    assert ended(world, 1) == (1, 1)
+    world.store.restore(backup)
+    world.run(1.0)
+    world.heal()
+    world.run(10.0)
+    assert one.serves
+    assert one.lives == [1, 2]

@@ -134,7 +134,9 @@ async def etcd(field: Field) -> Outcome:
         none("IKE SAs that were made anew", field.truth.made_since(at_ns)),
         none("tokens for SAs that were there when etcd went", told),
     )
-    return await _outcome(field, "etcd", before, at_ns, clients, checks, field.plan.stopped_s, RESUME_S)
+    return await _outcome(
+        field, "etcd", before, at_ns, clients, checks, field.plan.stopped_s, RESUME_S, back_ns
+    )
 
 
 _HAPPENINGS: dict[Happening, Callable[[Field], Awaitable[Outcome]]] = {
@@ -215,13 +217,20 @@ async def _outcome(
     checks: tuple[Check, ...] = (),
     stopped_s: float | None = None,
     bound_s: float | None = None,
+    back_ns: int | None = None,
 ) -> Outcome:
-    """Wait for the packets under way, then judge."""
+    """Wait for the packets under way, then judge. Clients' times count from `back_ns` if that is given."""
     end_ns = time.monotonic_ns()
     await asyncio.sleep(PATIENCE_S)
     others = [log for number, log in enumerate(field.traffic) if number not in before.concerned]
     sent, lost = losses(field.traffic, at_ns, end_ns)
     _, others_lost = losses(others, at_ns, end_ns)
+    since = {
+        client.number: (at_ns if back_ns is None else back_ns) + round(client.recover_ms * 1e6)
+        for client in clients
+        if client.recover_ms is not None
+    }
+    lost_again = sum(losses([field.traffic[n]], back, end_ns)[1] for n, back in since.items())
     told = len(field.truth.told_of_living(at_ns))
     used = len(field.truth.used_after(await field.spoken(), at_ns))
     bound_s = field.plan.lease_s + BACK_S if bound_s is None else bound_s
@@ -232,6 +241,7 @@ async def _outcome(
         none("tokens for living SAs", told),
         none("tokens for SAs that were used again afterwards", used),
         none("packets that the other clients lost", others_lost),
+        none("packets that clients lost once they were back", lost_again),
         Check("attackers asked", "at least once", f"{sum(asked.values())} times", bool(asked)),
         *checks,
     )

@@ -121,10 +121,8 @@ class Outcome:
         what = WORDS[self.happening].format(member=self.member, stopped=stopped)
         slowest = _slowest([client.recover_ms for client in self.clients])
         whose = "all clients" if self.happening == "etcd" else f"its {len(self.clients)} client(s)"
-        since = " after its return" if self.happening == "etcd" else ""
-        back = (
-            "did not all come back" if slowest is None else f"were back {slowest / 1000:.1f} s later{since}"
-        )
+        since = "after its return" if self.happening == "etcd" else "later"
+        back = "did not all come back" if slowest is None else f"were back {slowest / 1000:.1f} s {since}"
         sentences = [f"{what[0].upper()}{what[1:]}; {whose} {back}."]
         if self.others:
             sentences.append(f"The {self.others} other client(s) lost {self.others_lost} packet(s).")

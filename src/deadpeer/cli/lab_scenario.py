@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deadpeer.lab.options import SCENARIOS, LabError, LabOptions
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument("--clients", type=int, metavar="N", help="gateways in front of it (default: 4)")
     cluster.add_argument("--lease", type=int, metavar="S", help="seconds of a member's lease (default: 5)")
     cluster.add_argument(
+        "--forward",
+        action=argparse.BooleanOptionalAction,
+        help="members hand packets to the member whose SA they are of (default: both, one after the other)",
+    )
+    cluster.add_argument(
         "--event",
         choices=(*EVENTS, "all"),
         help="a member is killed; stopped and going on; cut off from etcd; or etcd is down"
@@ -55,9 +61,9 @@ def run(
     """The runs of a scenario, one after the other; the exit status. Raises LabError."""
     _only(args)
     if args.scenario == "cluster":
-        plan = _plan(args)
+        plans = _plans(args)
         say = _say_nothing if args.json else _saying(time.monotonic())
-        outcomes = asyncio.run(with_signals(_cluster(plan, say)))
+        outcomes = asyncio.run(with_signals(_clusters(plans, say)))
         return _end(args, [outcome.to_record() for outcome in outcomes])
     from deadpeer.lab.scenarios import robustness
     from deadpeer.lab.session import require
@@ -86,13 +92,15 @@ async def _each(
     return [await (to_screen(each) if to_screen else run_once(each, Silent())) for each in runs]
 
 
-async def _cluster(plan: ClusterPlan, say: Callable[[str], None]) -> list[Outcome]:
+async def _clusters(plans: Sequence[ClusterPlan], say: Callable[[str], None]) -> list[Outcome]:
     from deadpeer.lab.scenarios.cluster import run_cluster
 
-    return await run_cluster(plan, say)
+    return [outcome for plan in plans for outcome in await run_cluster(plan, say)]
 
 
-def _plan(args: argparse.Namespace) -> ClusterPlan:
+def _plans(args: argparse.Namespace) -> list[ClusterPlan]:
+    """One cluster; unless it was said otherwise a second one, whose members hand no packets to each other:
+    they must know by themselves that others' SAs live."""
     from deadpeer.lab.scenarios.etcd import require_etcd
     from deadpeer.lab.scenarios.plan import HAPPENINGS, ClusterPlan
 
@@ -100,16 +108,18 @@ def _plan(args: argparse.Namespace) -> ClusterPlan:
     plan = ClusterPlan(
         happenings=HAPPENINGS if args.event in (None, "all") else (args.event,),
         seed=secrets.randbelow(2**31) if args.seed is None else args.seed,
+        forward=args.forward is not False,
         **{name: value for name, value in given.items() if value is not None},
     )
     plan.check()
     require_etcd()
-    return plan
+    both = args.forward is None and args.event in (None, "all")
+    return [plan, replace(plan, forward=False, happenings=("kill",))] if both else [plan]
 
 
 def only_reboot(args: argparse.Namespace) -> None:
     """Raise LabError (usage) for options of the cluster where there is none."""
-    for name in ("members", "clients", "lease", "event"):
+    for name in ("members", "clients", "lease", "event", "forward"):
         if getattr(args, name) is not None:
             raise LabError(f"--{name} belongs to --scenario cluster", usage=True)
 

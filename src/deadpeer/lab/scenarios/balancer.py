@@ -31,13 +31,17 @@ LANES = (Lane.IKE, Lane.NAT_T)
 
 @dataclass(frozen=True, slots=True)
 class BalancerConfig:
-    """`ports`: those of IKE and of NAT-T. `clients`: (the client's host, the one that stands for it)."""
+    """`ports`: those of IKE and of NAT-T. `clients`: (the client's host, the one that stands for it).
+
+    `sticky`: a client stays where it is until that member is taken out, whatever the hash says.
+    """
 
     address: str
     ports: tuple[int, int]
     members: tuple[str, ...]
     clients: tuple[tuple[str, str], ...]
     inject: str
+    sticky: bool
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -51,6 +55,7 @@ class BalancerConfig:
             tuple(record["members"]),
             tuple((host, inside) for host, inside in record["clients"]),
             record["inject"],
+            bool(record["sticky"]),
         )
 
 
@@ -63,6 +68,7 @@ class Balancer:
         self._stdin: int | None = sys.stdin.fileno()
         self._commands = b""
         self._serving = set(range(len(config.members)))
+        self._table: dict[str, int] = {}
         self._number = {host: number for number, (host, _) in enumerate(config.clients)}
         self._member = {host: number for number, host in enumerate(config.members)}
         self._outside = {
@@ -106,7 +112,13 @@ class Balancer:
             client = self._number.get(source.host)
             if client is None or not self._serving:
                 continue
-            self._to_member(home_of(source.host, sorted(self._serving)), client, lane, payload)
+            self._to_member(self._choose(source.host), client, lane, payload)
+
+    def _choose(self, host: str) -> int:
+        now = self._table.get(host)
+        if now is None or not self._config.sticky or now not in self._serving:
+            now = self._table[host] = home_of(host, sorted(self._serving))
+        return now
 
     def _to_member(self, member: int, client: int, lane: int, payload: bytes) -> None:
         target = (self._config.members[member], self._config.ports[lane])

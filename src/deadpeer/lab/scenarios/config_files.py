@@ -32,6 +32,7 @@ def write_member(layout: Layout, plan: ClusterPlan, number: int, etcd: str) -> P
         "key_file": layout.path(CLUSTER_KEY),
         "etcd": [etcd],
         "lease": float(plan.lease_s),
+        "forward": plan.forward,
         "forward_listen": f"{host}:{layout.forward_port}",
     }
     tables[f"connections.{CONNECTION}"]["remote_addrs"] = ["%any"]

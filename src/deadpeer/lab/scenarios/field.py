@@ -130,7 +130,8 @@ class Field:
             await member.start()
         await asyncio.gather(*(member.ready() for member in self.members))
         known = time.monotonic() + DOUBT_TTLS * plan.lease_s
-        self.say(f"{plan.members} members serve, each with a lease of {plan.lease_s} s in etcd")
+        alone = "" if plan.forward else "; they hand no packets to each other"
+        self.say(f"{plan.members} members serve, each with a lease of {plan.lease_s} s in etcd{alone}")
         for daemon in self.clients:
             stack.push_async_callback(daemon.stop)
             await daemon.start()
@@ -245,6 +246,7 @@ class Field:
             place.members,
             tuple((client.host, client.inside) for client in place.clients),
             place.path("inject"),
+            not self.plan.forward,
         )
         self._balancer = await self._launch(stack, "balancer", config.to_json(), self._of_balancer)
 

@@ -97,6 +97,7 @@ class Outcome:
             "members": self.plan.members,
             "clients": self.plan.clients,
             "lease_s": self.plan.lease_s,
+            "forward": self.plan.forward,
             "member": self.member,
             "concerned": [
                 {

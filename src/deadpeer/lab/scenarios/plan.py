@@ -36,7 +36,8 @@ RESUME_S = 3.0
 class ClusterPlan:
     """`lease_s`: seconds, whole. `beyond_s`: what is stopped is stopped for the lease and so long.
 
-    `interval_ms`: each client's host sends an inner packet so often.
+    `interval_ms`: each client's host sends an inner packet so often. Without `forward` members do not hand
+    packets to each other, and the balancer keeps a client where it is until its member leaves.
     """
 
     members: int = 4
@@ -46,6 +47,7 @@ class ClusterPlan:
     happenings: tuple[Happening, ...] = HAPPENINGS
     interval_ms: float = 20.0
     seed: int = 0
+    forward: bool = True
 
     def check(self) -> None:
         """Raise LabError (usage) for values that can't be run."""

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
-needs_etcd = pytest.mark.skipif(shutil.which("etcd") is None, reason="needs Debian's etcd-server")
+needs_etcd = pytest.mark.skipif(
+    None in (shutil.which("etcd"), shutil.which("etcdctl")),
+    reason="needs Debian's etcd-server and etcd-client",
+)
 
 
 def free_port(host: str = "127.0.0.1") -> int:

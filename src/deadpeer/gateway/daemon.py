@@ -295,10 +295,7 @@ class Daemon:
             case "up" | "down" | "rekey":
                 return await self._on_connection(runtime, command, args)
             case "rotate":
-                what = "tickets" if args.get("tickets") is True else "qcd"
-                if self._member is not None:
-                    return await self._member.rotate(KeyKind.TICKET if what == "tickets" else KeyKind.QCD)
-                return await _outcome(runtime, lambda tag: ExtensionCommand(what, "rotate", tag))
+                return await self._rotate(runtime, args)
             case "lose" if self._config.gateway.faults:
                 return await self._lose(runtime, args)
             case "sas":
@@ -320,6 +317,16 @@ class Daemon:
                 self._stop.set()
                 return Reply(True, "stopping")
         return Reply(False, f"there is no command {command!r}")
+
+    async def _rotate(self, runtime: Runtime, args: Mapping[str, Any]) -> Reply:
+        tickets, spi = args.get("tickets") is True, args.get("spi") is True
+        if self._member is not None:
+            kind = KeyKind.TICKET if tickets else KeyKind.SPI if spi else KeyKind.QCD
+            return await self._member.rotate(kind)
+        if spi:
+            return Reply(False, "a gateway by itself keeps its SPI key; only members of a cluster share one")
+        what = "tickets" if tickets else "qcd"
+        return await _outcome(runtime, lambda tag: ExtensionCommand(what, "rotate", tag))
 
     async def _lose(self, runtime: Runtime, args: Mapping[str, Any]) -> Reply:
         connection, child = args.get("connection"), args.get("child")

@@ -172,7 +172,7 @@ def test_an_address_that_is_not_ours() -> None:
 
 
 def test_a_port_without_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(UdpSocket, "__init__", refuse)

@@ -27,6 +27,9 @@ COMMANDS = {
     "rotate": "make a new generation of the QCD token secret",
     "counters": "show what was counted: every packet dropped, by reason",
     "reload": "have the gateway take the connections of its file as it is now",
+    "drain": "send all peers to another gateway, and take no new ones",
+    "activate": "tell a hot standby that the shared address is its own",
+    "standby": "tell a hot standby that it has lost the shared address",
 }
 """Each is a module of this package with `add_parser(commands)`, which sets the default `run`."""
 

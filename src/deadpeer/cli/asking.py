@@ -18,7 +18,7 @@ def add_connection_parser(commands: Any, name: str, summary: str, description: s
     parser.add_argument("child", metavar="CHILD", nargs="?", help="name of one child of it")
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=90.0,
         metavar="S",
         help="give up waiting after so many seconds; the gateway goes on (default: 90)",
@@ -58,7 +58,8 @@ def _run_on_connection(name: str, args: argparse.Namespace) -> int:
     return ask(name, args, print_text, connection=args.connection, child=args.child)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A positive number of seconds, as an argument."""
     try:
         value = float(text)
     except ValueError:

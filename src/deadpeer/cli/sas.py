@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> Any:
         "sas",
         help="show the security associations",
         description="Show the IKE SAs and their child SAs, with what these have carried; in a cluster, this"
-        " member too.",
+        " member too; with a hot standby, which of the two serves.",
         epilog="example:\n  deadpeer sas\n  deadpeer sas --json | jq '.sas[].children[].traffic'\n",
     )
     add_control(parser)
@@ -43,6 +43,8 @@ def _show(answer: Mapping[str, Any]) -> None:
     sas = answer["data"]["sas"]
     if (cluster := answer["data"].get("cluster")) is not None:
         print(_member(cluster), end="\n\n")
+    if (standby := answer["data"].get("standby")) is not None:
+        print(_standby(standby), end="\n\n")
     if not sas:
         print("no security associations")
         return
@@ -64,6 +66,15 @@ def _member(cluster: Mapping[str, Any]) -> str:
     )
     me = f"member {cluster['member']} of cluster {cluster['name']}: {state}, epoch {cluster['epoch']}"
     return f"{me}, {lease}, {others} other member{'' if others == 1 else 's'} alive"
+
+
+def _standby(standby: Mapping[str, Any]) -> str:
+    """One line about this one of two gateways with one address."""
+    line = f"gateway {standby['number']} of the two at {standby['address']}: {standby['state']}"
+    line += f", epoch {standby['epoch']}"
+    if standby["both_active"]:
+        line += "; the partner holds the address as well"
+    return line
 
 
 def _ike_row(sa: Mapping[str, Any]) -> list[str]:

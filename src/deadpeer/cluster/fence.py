@@ -8,6 +8,7 @@ sent, nothing is decrypted and no timer runs, and all SAs go on afterwards as if
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from deadpeer.values import NS_PER_S, Now
 
@@ -54,6 +55,12 @@ class Fence:
         return self._until_ns
 
 
+class Opening(Protocol):
+    """What a gate asks: a `Fence`, or whatever else knows whether we may serve."""
+
+    def is_open(self, now_ns: int) -> bool: ...
+
+
 class Gate:
     """The clock of the protocol core behind a fence.
 
@@ -61,7 +68,7 @@ class Gate:
     while the fence is closed. Fenced time does not exist for the core.
     """
 
-    def __init__(self, fence: Fence) -> None:
+    def __init__(self, fence: Opening) -> None:
         self._fence = fence
         self._behind_ns = 0
         self._last_ns: int | None = None

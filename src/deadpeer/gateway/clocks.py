@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from deadpeer.cluster.fence import Fence, Gate
+from deadpeer.cluster.fence import Gate, Opening
 from deadpeer.values import NS_PER_S, Now
 
 
@@ -46,7 +46,7 @@ class PlainClock:
 class FencedClock:
     """The clock behind a fence. `on_change` is told when it is found open (True), or closed."""
 
-    def __init__(self, fence: Fence, on_change: Callable[[bool], None]) -> None:
+    def __init__(self, fence: Opening, on_change: Callable[[bool], None]) -> None:
         self.open = False
         self._gate = Gate(fence)
         self._on_change = on_change

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from deadpeer.assembly import build_endpoint
 from deadpeer.cluster.secrets import KeyKind
 from deadpeer.crash.boot import StateError
+from deadpeer.crash.redirect import Drain
 from deadpeer.crypto import SystemEntropy
 from deadpeer.ike.io import Event, ExtensionCommand, Field, Initiate, Lose, Rekey, Reload, Terminate
 from deadpeer.plane.host import Host as PlaneHost
@@ -32,7 +33,7 @@ from .ledger import LmdbLedger
 from .lives import Site, unusable
 from .logs import EventLog, LineWriter, LogFormat, record
 from .machine import machine_id
-from .notation import Host
+from .notation import Host, parse_host
 from .process import KeyLogFiles, harden, notify_service_manager, places
 from .resolve import check_local_addresses
 from .routes import RouteKeeper
@@ -43,11 +44,14 @@ from .warm import warm_up
 
 if TYPE_CHECKING:
     from .cluster import ClusterMember
+    from .standby import StandbyMember
 
 GOODBYE_S = 2.0
 """How long the peers get to answer our DELETEs when we are told to stop."""
 OUTCOME_S = 300.0
 """How long a client waits for a command at most: its place is for others then."""
+DRAIN_S = 3600.0
+"""The same for draining, which sends 50 IKE SAs away in a second."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -86,7 +90,7 @@ class Daemon:
         self._ledger: LmdbLedger | None = None
         self._hosts: tuple[Host, ...] = ()
         self._site: Site | None = None
-        self._member: ClusterMember | None = None
+        self._member: ClusterMember | StandbyMember | None = None
         self._failure: StartError | None = None
 
     async def run(self) -> None:
@@ -114,7 +118,14 @@ class Daemon:
         hosts = options.listen or _all_addresses(file)
         check_local_addresses(self._config.connections, hosts, file)
         self._hosts = hosts
-        sockets = open_sockets(hosts, options.port, options.port_nat_t, options.receive_buffer, file)
+        sockets = open_sockets(
+            hosts,
+            options.port,
+            options.port_nat_t,
+            options.receive_buffer,
+            file,
+            free=self._config.standby is not None,
+        )
         stack.callback(sockets.close)
         plane = _open_plane(self._config, hosts)
         stack.callback(plane.close)
@@ -173,8 +184,19 @@ class Daemon:
             hold_packets=config.gateway.hold_packets,
         )
 
-    def _make_member(self, site: Site, sockets: UdpSockets, hosts: Sequence[Host]) -> ClusterMember | None:
+    def _make_member(
+        self, site: Site, sockets: UdpSockets, hosts: Sequence[Host]
+    ) -> ClusterMember | StandbyMember | None:
         config = self._config
+        if config.standby is not None:
+            from . import standby
+
+            def ready() -> None:
+                self._on_ready(hosts)
+
+            return standby.StandbyMember(
+                config.standby, standby.Surroundings(site, self._report, self._fail, ready)
+            )
         if config.cluster is None:
             return None
         try:
@@ -275,7 +297,7 @@ class Daemon:
             != self._config
         ):
             fields["restart_needed"] = (
-                "what changed in [gateway], [qcd] and [cluster], log_level aside, waits for a restart"
+                "what changed outside of the connections, log_level aside, waits for a restart"
             )
         if self._site is not None:
             self._site.connections = new.connections
@@ -302,7 +324,8 @@ class Daemon:
                 now = runtime.now()
                 data: dict[str, Any] = {"sas": runtime.sas(now), "mono_ns": now.mono_ns}
                 if self._member is not None:
-                    data["cluster"] = self._member.status()
+                    kind = "cluster" if self._config.standby is None else "standby"
+                    data[kind] = self._member.status()
                 return Reply(True, data=data)
             case "counters":
                 counters = runtime.all_counters() | {"log": dict(self._writer.counters)}
@@ -313,6 +336,10 @@ class Daemon:
                 return Reply(True, data={"counters": counters})
             case "reload":
                 return self._reload()
+            case "activate" | "standby":
+                return self._moved(command)
+            case "drain":
+                return await self._drain(runtime, args)
             case "stop":
                 self._stop.set()
                 return Reply(True, "stopping")
@@ -334,6 +361,31 @@ class Daemon:
             return Reply(False, "lose takes the name of a connection, and perhaps of a child, or neither")
         return await _outcome(runtime, lambda tag: Lose(connection, child, tag))
 
+    def _moved(self, command: str) -> Reply:
+        if self._config.standby is None:
+            return Reply(False, "there is no table [standby] in the gateway's configuration")
+        if TYPE_CHECKING:
+            assert isinstance(self._member, StandbyMember)
+        return self._member.activate() if command == "activate" else self._member.stand_by()
+
+    async def _drain(self, runtime: Runtime, args: Mapping[str, Any]) -> Reply:
+        to = args.get("to")
+        if not isinstance(to, str | None):
+            return Reply(False, "drain takes the address to go to, or none")
+        if to is None and self._config.standby is not None:
+            return Reply(
+                False,
+                "its address is the one that the partner would have: name another one to go to, or just move"
+                " the address",
+            )
+        try:
+            host = None if to is None else str(parse_host(to))
+        except ValueError as error:
+            return Reply(False, str(error))
+        return await _outcome(
+            runtime, lambda tag: ExtensionCommand("redirect", "drain", tag, Drain(host)), DRAIN_S
+        )
+
     async def _on_connection(self, runtime: Runtime, command: str, args: Mapping[str, Any]) -> Reply:
         name, child = args.get("connection"), args.get("child")
         if not isinstance(name, str) or not isinstance(child, str | None):
@@ -346,11 +398,11 @@ class Daemon:
         return await _outcome(runtime, make[command])
 
 
-async def _outcome(runtime: Runtime, make: TaggedCommand) -> Reply:
+async def _outcome(runtime: Runtime, make: TaggedCommand, wait_s: float = OUTCOME_S) -> Reply:
     try:
-        done = await asyncio.wait_for(runtime.command(make), OUTCOME_S)
+        done = await asyncio.wait_for(runtime.command(make), wait_s)
     except TimeoutError:
-        return Reply(False, f"no outcome within {OUTCOME_S:g} s; the gateway goes on trying")
+        return Reply(False, f"no outcome within {wait_s:g} s; the gateway goes on trying")
     return Reply(done.ok, done.text)
 
 

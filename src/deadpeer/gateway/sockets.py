@@ -27,9 +27,12 @@ _MEMINFO_DROPS = 8
 
 
 class UdpSocket:
-    """One bound, non-blocking UDP socket. `local` is its address and port."""
+    """One bound, non-blocking UDP socket. `local` is its address and port.
 
-    def __init__(self, host: Host, port: int, receive_buffer: int) -> None:
+    `free`: the address need not be ours yet, and may come and go.
+    """
+
+    def __init__(self, host: Host, port: int, receive_buffer: int, *, free: bool = False) -> None:
         self.counters: Counter[str] = Counter()
         family = socket.AF_INET if host.version == 4 else socket.AF_INET6
         self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -38,6 +41,9 @@ class UdpSocket:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             self._let_fragment(family)
             self._grow(receive_buffer)
+            if free:
+                level, option = _FREEBIND[family]
+                self._socket.setsockopt(level, option, 1)
             self._socket.bind((str(host), port))
         except OSError:
             self._socket.close()
@@ -131,15 +137,23 @@ class UdpSockets:
 
 
 def open_sockets(
-    hosts: Sequence[Host], port: int, port_nat_t: int, receive_buffer: int, file: Path | str
+    hosts: Sequence[Host],
+    port: int,
+    port_nat_t: int,
+    receive_buffer: int,
+    file: Path | str,
+    *,
+    free: bool = False,
 ) -> UdpSockets:
-    """Bind a socket for both ports on each address. Raises ConfigError, with none left open."""
+    """Bind a socket for both ports on each address; if `free`, before it is ours.
+
+    Raises ConfigError, with none left open."""
     opened: list[UdpSocket] = []
     try:
         for host in hosts:
             for key, number in (("port", port), ("port_nat_t", port_nat_t)):
                 try:
-                    opened.append(UdpSocket(host, number, receive_buffer))
+                    opened.append(UdpSocket(host, number, receive_buffer, free=free))
                 except OSError as error:
                     raise _bind_error(error, host, key, number, file) from None
     except ConfigError:
@@ -175,3 +189,4 @@ def _name(error: OSError) -> str:
 # Linux; the socket module of Python 3.11 does not name them all.
 _IP_MTU_DISCOVER = 10
 _IPV6_MTU_DISCOVER = 23
+_FREEBIND = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.cluster.test_membership import ended, up
-from tests.support.cluster import CLUSTER, World
+from tests.support.cluster import CLUSTER, Member, World
 from tests.support.fleet import Fleet
 
 from deadpeer.cluster.membership import Membership
@@ -62,7 +62,7 @@ def test_another_machine_takes_the_number_of_a_member_that_a_restored_store_has_
 def test_a_member_with_a_longer_lease_than_those_who_would_write_it_off() -> None:
     world = World(22)
     world.members[1].ttl_s = 60
-    up(world)
+    up(world, 80.0)
     revision, items = world.store.backup()
     del items[f"/deadpeer/{CLUSTER}/lease/1"]
     world.members[1].cut_off = True
@@ -80,10 +80,10 @@ def test_a_closed_fence_opens_only_after_a_read() -> None:
     config = MemberConfig("edge", 0, "machine", ttl_s=5)
     member = Membership(config, 0, Sealer(KEY, "edge"), SeededEntropy(1))
     store = _Store(member)
-    store.run(0, 1 * S)
-    assert member.fence.is_open(1 * S)
+    store.run(0, 8 * S)
+    assert member.fence.is_open(8 * S)
     store.silent = True
-    store.run(1 * S, 30 * S)
+    store.run(8 * S, 30 * S)
     assert not member.fence.is_open(30 * S)
     store.silent, store.reads = False, False
     store.run(30 * S, 33 * S)
@@ -226,3 +226,62 @@ def test_who_is_asked_by_a_partner_that_holds_the_address_is_silent_about_it_at_
     zero.receive(10 * S, question.octets)
     told = [o.lives for o in iter(zero.poll, None) if isinstance(o, PartnerLives)]
     assert told == [True]
+
+
+# --- numbers and lives in a restored store -----------------------------------------------------------
+
+
+def replaced(world: World) -> tuple[Member, Member]:
+    """Member 1 lives and is cut off; another machine, with an empty disk, takes its number."""
+    first = world.members[1]
+    first.cut_off = True
+    world.members[1] = clone = type(first)(world, 1, "another machine")
+    world.members.append(first)
+    return first, clone
+
+
+def test_another_machine_takes_a_number_that_a_lost_store_does_not_know() -> None:
+    """Both serve as member 1 in epoch 1: the second one takes the first one's SPIs for its own, and lost."""
+    world = up(World(31))
+    first, clone = replaced(world)
+    world.store.restore((1, {}))
+    clone.boot()
+    world.run(2.0)
+    assert not (first.serves and clone.serves), (first.lives, clone.lives)
+
+
+def test_another_machine_takes_a_number_whose_present_life_a_restored_store_has_forgotten() -> None:
+    """The backup is from between two lives of member 1: registered 1, ended 1. It lives in epoch 2 now."""
+    world = up(World(32))
+    world.members[1].crash()
+    world.run(8.0)
+    backup = world.store.backup()
+    world.members[1].boot()
+    world.run(1.0)
+    first, clone = replaced(world)
+    assert first.lives == [1, 2]
+    world.store.restore(backup)
+    clone.boot()
+    world.run(2.0)
+    assert not (first.serves and clone.serves), (first.lives, clone.lives)
+
+
+def test_a_life_that_was_over_before_the_store_was_restored() -> None:
+    """
+    Member 1 is cut off and written off: from now on anybody may buy the tokens of its SAs.
+    etcd is restored from a backup of before. Member 1 comes back, fenced all the while:
+
+      registered 1, ended 0  ──▶  goes on in epoch 1, with SAs whose tokens have been told
+    """
+    world = up(World(34))
+    backup = world.store.backup()
+    one = world.members[1]
+    one.cut_off = True
+    world.run(10.0)
+    assert ended(world, 1) == (1, 1)
+    world.store.restore(backup)
+    world.run(1.0)
+    world.heal()
+    world.run(10.0)
+    assert one.serves
+    assert one.lives == [1, 2]

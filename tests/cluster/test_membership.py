@@ -237,7 +237,7 @@ def test_a_member_with_another_cluster_key_serves_nobody(monkeypatch: pytest.Mon
     monkeypatch.setattr("tests.support.cluster.CLUSTER_KEY", bytes(32))
     stranger = type(world.members[0])(world, 7, "machine-7")
     stranger.boot()
-    world.run(5.0)
+    world.run(8.0)
     assert not stranger.serves
     assert "cluster_key_wrong" in [t.kind for t in stranger.troubles]
     sealed = world.members[0].process.view.secrets  # type: ignore[union-attr]

@@ -337,6 +337,7 @@ class Fleet(World):
         self.options = CrashOptions()
         self.extensions = tuple(extensions)
         self.latency_s = 0.010
+        self.ttl_s = ttl_s
         self.forwards = True
         self.revealed: list[tuple[bytes, bytes]] = []
         self.told = 0
@@ -386,7 +387,7 @@ class Fleet(World):
         """All members serve, all clients have a tunnel."""
         for member in self.members:
             member.boot()
-        self.run(8.0)
+        self.run(max(8.0, 1.3 * self.ttl_s))
         for client in self.clients:
             client.work(Initiate("home", None, 1))
         self.run(1.0)

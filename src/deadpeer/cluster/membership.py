@@ -291,6 +291,9 @@ class Membership:
         if reply.store != self._store or view.revision < self.view.revision:
             self._known_ns = now_ns
             if self._store is not None:
+                if self._me.epoch and not self.fence.is_open(now_ns):
+                    # The store before may have said that this life is over, and nobody knows it any more.
+                    self._over("the store was restored from a backup while we were fenced")
                 # Restored from a backup: what was written after it is no fact any more.
                 self.counters["store restored"] += 1
                 self._tell("store_restored", f"from revision {self.view.revision} to {view.revision}")

@@ -82,7 +82,7 @@ def next_step(
     own = LeaseRecord(me.epoch, me.config.machine, me.config.forward, me.knows)
     lease_is = (keys.lease(number), 0 if lease is None else lease.revision)
     if not me.epoch:
-        if mine is not None and lease is None and not _is_over(mine, me, known_s):
+        if lease is None and not _may_take(mine, me, known_s):
             return Step("number in doubt")
         registered, ended = (mine.registered, mine.ended) if mine is not None else (0, 0)
         epoch = max(me.disk_epoch, registered) + 1
@@ -149,6 +149,18 @@ def _write_off_step(view: View, keys: Keys, me: Self, known_s: float) -> Step | 
             conditions = ((keys.lease(number), 0), (keys.member(number), record.revision))
             return Step("write off", Txn(conditions, (Put(keys.member(number), write_member(over)),)))
     return None
+
+
+def _may_take(mine: MemberRecord | None, me: Self, known_s: float) -> bool:
+    """Whether nobody can serve under our number, which has no lease.
+
+    That its last life is ours and over says our own disk; of a number that another machine had, or that the
+    store does not know, a restore may have forgotten a life that goes on.
+    """
+    if mine is not None and mine.ended >= mine.registered == me.disk_epoch:
+        return True
+    ttl_s = max(me.config.ttl_s, mine.ttl if mine is not None else 0)
+    return known_s >= DOUBT_TTLS * ttl_s
 
 
 def _is_over(record: MemberRecord, me: Self, known_s: float) -> bool:

@@ -67,6 +67,10 @@ def test_the_files_are_valid_configurations(tmp_path: Path) -> None:
     assert (member.cluster.member, member.cluster.lease_s) == (1, 3)
     client = config_files.write_client(place, place.clients[0])
     assert load(client).cluster is None
+    pair = ClusterPlan.of_standby(1, ("both",), 1)
+    other = load(config_files.write_member(layout(tmp_path, pair), pair, 1))
+    assert other.standby is not None
+    assert (other.cluster, other.standby.number, other.standby.by) == (None, 1, "command")
     table = tomllib.loads(client.read_text())["connections"]["cluster"]
     assert table["remote_addrs"] == [place.address]
 
@@ -74,7 +78,10 @@ def test_the_files_are_valid_configurations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--scenario", "failover"), "not there yet"),
+        (("--scenario", "failover", "--members", "3"), "--members does not go"),
+        (("--scenario", "failover", "--event", "cut"), "failover has takeover, both"),
+        (("--scenario", "cluster", "--event", "both"), "cluster has kill, freeze, cut, etcd"),
+        (("--scenario", "failover", "--clients", "0"), "between 1 and 32"),
         (("--scenario", "cluster", "--rtt", "5"), "--rtt does not go"),
         (("--scenario", "cluster", "--method", "sir"), "--method sir does not go"),
         (("--scenario", "cluster", "--members", "1"), "between 2 and 8"),
@@ -162,6 +169,14 @@ def test_a_frozen_member_serves_nothing_and_an_ended_life_has_nothing() -> None:
     assert truth.serving(0, 9 * S)
 
 
+def test_one_of_two_that_loses_the_address_has_nothing_any_more() -> None:
+    truth = Truth(2)
+    for record in (event("active", 1), up(at_s=2), event("standby", 4)):
+        truth.event(0, record)
+    assert [said(truth, at_s) for at_s in (3, 5)] == [True, False]
+    assert truth.owner(PAIR, 5 * S) is None
+
+
 def test_a_token_for_an_sa_that_its_owner_uses_afterwards_is_found_whatever_the_logs_say() -> None:
     truth = judge(up(), event("child_up", 2, sa=1, spi_out="00000abc"), event("fenced", 4))
     truth.say(Said(PAIR, 5 * S))
@@ -205,7 +220,7 @@ def test_the_slowest_client_is_what_counts() -> None:
 
 def test_a_check_that_does_not_hold_is_the_failure() -> None:
     late = (Client(0, None, None, None),)
-    result = outcome(within("clients are back", None, 8), none("tokens", 2), clients=late)
+    result = outcome(within("clients are back", float("inf"), 8), none("tokens", 2), clients=late)
     assert not result.ok
     assert result.failure == "clients are back: never, not at most 8 s"
     assert "did not all come back" in result.summary()

@@ -21,21 +21,20 @@ if TYPE_CHECKING:
     from deadpeer.lab.scenarios.plan import ClusterPlan
 
 Signals = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
-EVENTS = ("kill", "freeze", "cut", "etcd")
+EVENTS = {"cluster": ("kill", "freeze", "cut", "etcd"), "failover": ("takeover", "both")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The option that chooses a scenario, and those of the cluster."""
     parser.add_argument(
         "--scenario",
-        type=_scenario,
         choices=SCENARIOS,
         default="reboot",
         help="reboot: Bob's process is killed and started again; robustness: it lives, and loses a child SA,"
         " an IKE SA, or all, one after the other; cluster: members behind a balancer, with a real etcd, are"
-        " killed, frozen, cut off (default: reboot)",
+        " killed, frozen, cut off; failover: a standby takes over from an active gateway (default: reboot)",
     )
-    cluster = parser.add_argument_group("with --scenario cluster")
+    cluster = parser.add_argument_group("with --scenario cluster, and some with failover")
     cluster.add_argument("--members", type=int, metavar="N", help="gateways behind the balancer (default: 4)")
     cluster.add_argument("--clients", type=int, metavar="N", help="gateways in front of it (default: 4)")
     cluster.add_argument("--lease", type=int, metavar="S", help="seconds of a member's lease (default: 5)")
@@ -46,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cluster.add_argument(
         "--event",
-        choices=(*EVENTS, "all"),
-        help="a member is killed; stopped and going on; cut off from etcd; or etcd is down"
-        " (default: all, one after the other)",
+        choices=(*EVENTS["cluster"], *EVENTS["failover"], "all"),
+        help="cluster: a member is killed; stopped and going on; cut off from etcd; or etcd is down."
+        " failover: the standby takes over; or both are told that they are active (default: all of them)",
     )
 
 
@@ -60,7 +59,7 @@ def run(
 ) -> int:
     """The runs of a scenario, one after the other; the exit status. Raises LabError."""
     _only(args)
-    if args.scenario == "cluster":
+    if args.scenario in EVENTS:
         plans = _plans(args)
         say = _say_nothing if args.json else _saying(time.monotonic())
         outcomes = asyncio.run(with_signals(_clusters(plans, say)))
@@ -99,26 +98,36 @@ async def _clusters(plans: Sequence[ClusterPlan], say: Callable[[str], None]) ->
 
 
 def _plans(args: argparse.Namespace) -> list[ClusterPlan]:
-    """One cluster; unless it was said otherwise a second one, whose members hand no packets to each other:
-    they must know by themselves that others' SAs live."""
-    from deadpeer.lab.scenarios.etcd import require_etcd
-    from deadpeer.lab.scenarios.plan import HAPPENINGS, ClusterPlan
+    """What is to be run; raises LabError if it can't be.
 
+    One cluster; unless it was said otherwise a second one, whose members hand no packets to each other: they
+    must know by themselves that others' SAs live.
+    """
+    from deadpeer.lab.scenarios.etcd import require_etcd
+    from deadpeer.lab.scenarios.plan import HAPPENINGS, STANDBY_HAPPENINGS, ClusterPlan
+
+    seed = secrets.randbelow(2**31) if args.seed is None else args.seed
+    every = args.event in (None, "all")
+    if args.scenario == "failover":
+        happenings = STANDBY_HAPPENINGS if every else (args.event,)
+        plan = ClusterPlan.of_standby(4 if args.clients is None else args.clients, happenings, seed)
+        plan.check()
+        return [plan]
     given = {"members": args.members, "clients": args.clients, "lease_s": args.lease, "beyond_s": args.down}
     plan = ClusterPlan(
-        happenings=HAPPENINGS if args.event in (None, "all") else (args.event,),
-        seed=secrets.randbelow(2**31) if args.seed is None else args.seed,
+        happenings=HAPPENINGS if every else (args.event,),
+        seed=seed,
         forward=args.forward is not False,
         **{name: value for name, value in given.items() if value is not None},
     )
     plan.check()
     require_etcd()
-    both = args.forward is None and args.event in (None, "all")
+    both = args.forward is None and every
     return [plan, replace(plan, forward=False, happenings=("kill",))] if both else [plan]
 
 
 def only_reboot(args: argparse.Namespace) -> None:
-    """Raise LabError (usage) for options of the cluster where there is none."""
+    """Raise LabError (usage) for options of a cluster where there is none."""
     for name in ("members", "clients", "lease", "event", "forward"):
         if getattr(args, name) is not None:
             raise LabError(f"--{name} belongs to --scenario cluster", usage=True)
@@ -126,38 +135,36 @@ def only_reboot(args: argparse.Namespace) -> None:
 
 def _only(args: argparse.Namespace) -> None:
     """Raise LabError (usage) for options that belong to other runs."""
-    cluster = args.scenario == "cluster"
-    if not cluster:
+    several = args.scenario in EVENTS
+    failover = args.scenario == "failover"
+    if not several:
         only_reboot(args)
+    elif args.event not in (None, "all", *EVENTS[args.scenario]):
+        names = ", ".join(EVENTS[args.scenario])
+        raise LabError(f"--event {args.event}: --scenario {args.scenario} has {names}", usage=True)
     for name, given in (
         ("--attack", args.attack is not None),
         ("--report", args.report is not None),
         ("--quick", args.quick),
         ("--seconds", args.seconds is not None),
         ("--method all", args.method == "all"),
-        (f"--method {args.method}", cluster and args.method not in (None, "qcd", "all")),
-        ("--rtt", cluster and args.rtt is not None),
-        ("--loss", cluster and args.loss != 0.0),
+        (f"--method {args.method}", several and args.method not in (None, "qcd", "all")),
+        ("--rtt", several and args.rtt is not None),
+        ("--loss", several and args.loss != 0.0),
         ("--idle", args.idle),
-        ("--netns", cluster and args.netns),
+        ("--netns", several and args.netns),
         ("--peer strongswan", args.peer != "deadpeer"),
-        ("--resume", cluster and bool(args.resume)),
+        ("--resume", several and bool(args.resume)),
         ("--spi-map", args.spi_map),
         ("--announce", args.announce),
-        ("--no-hints", cluster and not args.hints),
-        ("--down", not cluster and args.down is not None),
+        ("--no-hints", several and not args.hints),
+        ("--down", args.scenario != "cluster" and args.down is not None),
+        ("--members", failover and args.members is not None),
+        ("--lease", failover and args.lease is not None),
+        ("--forward", failover and args.forward is not None),
     ):
         if given:
             raise LabError(f"{name} does not go with --scenario {args.scenario}: leave it out", usage=True)
-
-
-def _scenario(text: str) -> str:
-    if text == "failover":
-        raise argparse.ArgumentTypeError(
-            "failover is not there yet: the gateway has no hot standby so far; cluster, robustness and"
-            " reboot are"
-        )
-    return text
 
 
 def _saying(began_s: float) -> Callable[[str], None]:

@@ -16,8 +16,8 @@ ALONE: tuple[Method, ...] = ("reconnect", "liveness")
 """Methods that need nothing from the peer."""
 PEERS: tuple[Peer, ...] = ("deadpeer", "strongswan")
 
-Scenario = Literal["reboot", "robustness", "cluster"]
-SCENARIOS: tuple[Scenario, ...] = ("reboot", "robustness", "cluster")
+Scenario = Literal["reboot", "robustness", "failover", "cluster"]
+SCENARIOS: tuple[Scenario, ...] = ("reboot", "robustness", "failover", "cluster")
 
 LOSSES: tuple[Lost, ...] = ("child", "ike", "all")
 """What Bob may lose while his process lives: a child SA, an IKE SA with its children, all that he has."""

@@ -22,19 +22,30 @@ def write_keys(layout: Layout) -> None:
         path.write_text(secrets.token_hex(32) + "\n")
 
 
-def write_member(layout: Layout, plan: ClusterPlan, number: int, etcd: str) -> Path:
-    """The file of a member. `etcd`: where it finds etcd."""
+def write_member(layout: Layout, plan: ClusterPlan, number: int, etcd: str = "") -> Path:
+    """The file of a member. `etcd`: where it finds etcd, if it is one of a cluster."""
     host = layout.members[number]
     tables = _tables(layout, f"m{number}", host, MEMBERS_ID, None)
-    tables["cluster"] = {
-        "name": "lab",
-        "member": number,
-        "key_file": layout.path(CLUSTER_KEY),
-        "etcd": [etcd],
-        "lease": float(plan.lease_s),
-        "forward": plan.forward,
-        "forward_listen": f"{host}:{layout.forward_port}",
-    }
+    if plan.standby:
+        # Each has an address of its own here, and the balancer is what moves the one that clients know.
+        tables["standby"] = {
+            "number": number,
+            "address": host,
+            "key_file": layout.path(CLUSTER_KEY),
+            "listen": f"{layout.own[number]}:{layout.forward_port}",
+            "partner": f"{layout.own[1 - number]}:{layout.forward_port}",
+            "by": "command",
+        }
+    else:
+        tables["cluster"] = {
+            "name": "lab",
+            "member": number,
+            "key_file": layout.path(CLUSTER_KEY),
+            "etcd": [etcd],
+            "lease": float(plan.lease_s),
+            "forward": plan.forward,
+            "forward_listen": f"{host}:{layout.forward_port}",
+        }
     tables[f"connections.{CONNECTION}"]["remote_addrs"] = ["%any"]
     tables[f"connections.{CONNECTION}.children.{CHILD}"] |= {
         "local_ts": [f"{SERVER_INNER}/32"],

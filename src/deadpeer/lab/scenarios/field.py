@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from deadpeer.cluster.steps import DOUBT_TTLS
+from deadpeer.gateway.client import ControlError, call
 from deadpeer.lab.options import START_TIMEOUT_S, LabError
 from deadpeer.lab.process import Process, Record, launch
 from deadpeer.lab.scenarios import config_files
@@ -114,11 +115,9 @@ class Field:
         """Start all of it; each is ended by `stack`. Returns when every client's traffic flows."""
         place, plan = self.place, self.plan
         config_files.write_keys(place)
-        stack.push_async_callback(self.etcd.stop)
-        await self.etcd.start()
-        for number, road in enumerate(self.roads):
-            stack.push_async_callback(road.stop)
-            config = config_files.write_member(place, plan, number, await road.start())
+        endpoints = [""] * plan.members if plan.standby else await self._start_etcd(stack)
+        for number, endpoint in enumerate(endpoints):
+            config = config_files.write_member(place, plan, number, endpoint)
             self.members.append(Daemon(f"member {number}", config, self._of_member(number)))
         for client in place.clients:
             config = config_files.write_client(place, client)
@@ -130,8 +129,13 @@ class Field:
             await member.start()
         await asyncio.gather(*(member.ready() for member in self.members))
         known = time.monotonic() + DOUBT_TTLS * plan.lease_s
-        alone = "" if plan.forward else "; they hand no packets to each other"
-        self.say(f"{plan.members} members serve, each with a lease of {plan.lease_s} s in etcd{alone}")
+        if plan.standby:
+            await self.activate(0)
+            await self.steer(1, away=True)
+            self.say("two gateways run; number 0 is active, number 1 stands by")
+        else:
+            alone = "" if plan.forward else "; they hand no packets to each other"
+            self.say(f"{plan.members} members serve, each with a lease of {plan.lease_s} s in etcd{alone}")
         for daemon in self.clients:
             stack.push_async_callback(daemon.stop)
             await daemon.start()
@@ -146,6 +150,14 @@ class Field:
         await asyncio.sleep(max(0.5, known - time.monotonic() + 0.5))
 
     # --- what can be done ------------------------------------------------------------------------
+
+    async def activate(self, member: int) -> int:
+        """Tell one of two that it is active now; when, monotonic ns. Raises LabError if it is not then."""
+        return await self._command(member, "activate")
+
+    async def stand_by(self, member: int) -> int:
+        """Tell one of two that it is not active any more; when. Raises LabError if it did not listen."""
+        return await self._command(member, "standby")
 
     async def steer(self, member: int, *, away: bool) -> None:
         """Have the balancer take a member out, or put it back."""
@@ -186,6 +198,27 @@ class Field:
         return [client for client, pair in self._pairs().items() if pair in pairs]
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    async def _start_etcd(self, stack: AsyncExitStack) -> list[str]:
+        """Where each member finds etcd."""
+        stack.push_async_callback(self.etcd.stop)
+        await self.etcd.start()
+        endpoints = []
+        for road in self.roads:
+            stack.push_async_callback(road.stop)
+            endpoints.append(await road.start())
+        return endpoints
+
+    async def _command(self, member: int, command: str) -> int:
+        """Give a member's control socket a command."""
+        at_ns = time.monotonic_ns()
+        try:
+            answer = await asyncio.to_thread(call, Path(self.place.path(f"m{member}.ctl")), command, {}, 5.0)
+        except ControlError as error:
+            raise LabError(str(error)) from None
+        if not answer["ok"]:
+            raise LabError(f"member {member}, {command}: {answer.get('text')}")
+        return at_ns
 
     async def _ask(self, command: str, event: str) -> Record:
         """Give the balancer a command; the record that answers it."""
@@ -277,7 +310,7 @@ class Field:
 async def open_field(plan: ClusterPlan, say: Say) -> AsyncIterator[Field]:
     """A cluster that is up, its clients' packets flowing. Cleaned up in any case. Raises LabError."""
     plan.check()
-    program = require_etcd()
+    program = "" if plan.standby else require_etcd()
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(lab_directory())
         field = Field(plan, layout(directory, plan), program, say)

@@ -16,9 +16,11 @@ from deadpeer.lab.options import LabError
 from deadpeer.lab.sites import is_free
 from deadpeer.values import Address
 
-Happening = Literal["kill", "freeze", "cut", "etcd"]
+Happening = Literal["kill", "freeze", "cut", "etcd", "takeover", "both"]
 HAPPENINGS: tuple[Happening, ...] = ("kill", "freeze", "cut", "etcd")
 """A member is killed; stopped for longer than its lease; cut off from etcd for as long; etcd is stopped."""
+STANDBY_HAPPENINGS: tuple[Happening, ...] = ("takeover", "both")
+"""The active gateway is killed, and the other takes over; both are told that they are active."""
 
 MAX_MEMBERS, MAX_CLIENTS = 8, 32
 SERVER_INNER = "10.20.0.1"
@@ -48,17 +50,24 @@ class ClusterPlan:
     interval_ms: float = 20.0
     seed: int = 0
     forward: bool = True
+    standby: bool = False
+    """Instead of a cluster two gateways of which one is active: no etcd, no lease."""
+
+    @classmethod
+    def of_standby(cls, clients: int, happenings: tuple[Happening, ...], seed: int) -> ClusterPlan:
+        """Two gateways and a balancer that leads to the active one."""
+        return cls(2, clients, 0, 0.0, happenings, seed=seed, forward=False, standby=True)
 
     def check(self) -> None:
         """Raise LabError (usage) for values that can't be run."""
         for name, value, least, most in (
             ("members", self.members, 2, MAX_MEMBERS),
             ("clients", self.clients, 1, MAX_CLIENTS),
-            ("lease", self.lease_s, 2, 3600),
+            ("lease", self.lease_s, 0 if self.standby else 2, 3600),
         ):
             if not least <= value <= most:
                 raise LabError(f"--{name} {value}: must be between {least} and {most}", usage=True)
-        if not (math.isfinite(self.beyond_s) and 0.5 <= self.beyond_s <= 600):
+        if not self.standby and not (math.isfinite(self.beyond_s) and 0.5 <= self.beyond_s <= 600):
             raise LabError(f"--down {self.beyond_s:g}: must be between 0.5 and 600 seconds", usage=True)
 
     @property
@@ -89,6 +98,8 @@ class Layout:
     members: tuple[str, ...]
     clients: tuple[ClientPlace, ...]
     stranger: str
+    own: tuple[str, ...]
+    """An address of each member's own, beside the one that clients are brought to."""
 
     @property
     def port_nat_t(self) -> int:
@@ -118,7 +129,13 @@ def layout(directory: Path, plan: ClusterPlan) -> Layout:
     for _ in range(50):
         net, port = f"127.77.{choice.randrange(256)}", choice.randrange(20_000, 30_000, 4)
         found = _layout(directory, plan, net, port)
-        hosts = [found.address, found.stranger, *found.members, *(c.inside for c in found.clients)]
+        hosts = [
+            found.address,
+            found.stranger,
+            *found.members,
+            *found.own,
+            *(c.inside for c in found.clients),
+        ]
         hosts += [c.host for c in found.clients]
         if all(is_free(Address(host, p)) for host in hosts for p in (port, port + 1, port + 2)):
             return found
@@ -127,6 +144,7 @@ def layout(directory: Path, plan: ClusterPlan) -> Layout:
 
 def _layout(directory: Path, plan: ClusterPlan, net: str, port: int) -> Layout:
     members = tuple(f"{net}.{2 + number}" for number in range(plan.members))
+    own = tuple(f"{net}.{240 + number}" for number in range(plan.members))
     candidates = [f"{net}.{last}" for last in range(20, 150)]
     clients = []
     for number in range(plan.clients):
@@ -135,4 +153,4 @@ def _layout(directory: Path, plan: ClusterPlan, net: str, port: int) -> Layout:
         host = next(host for host in candidates if home_of(host, range(plan.members)) == home)
         candidates.remove(host)
         clients.append(ClientPlace(number, host, f"{net}.{150 + number}", f"10.21.0.{1 + number}", home))
-    return Layout(directory, port, f"{net}.1", members, tuple(clients), f"{net}.250")
+    return Layout(directory, port, f"{net}.1", members, tuple(clients), f"{net}.250", own)

@@ -51,11 +51,11 @@ class Truth:
     def event(self, member: int, record: dict[str, Any]) -> None:
         """A line of a member's log."""
         match record:
-            case {"event": "life_begins" | "unfenced", "mono_ns": int(at_ns)}:
+            case {"event": "life_begins" | "unfenced" | "active", "mono_ns": int(at_ns)}:
                 self._opens(member, at_ns)
             case {"event": "fenced", "mono_ns": int(at_ns)}:
                 self._closes(member, at_ns)
-            case {"event": "epoch_ended", "mono_ns": int(at_ns)}:
+            case {"event": "epoch_ended" | "standby", "mono_ns": int(at_ns)}:
                 self._closes(member, at_ns)
                 self._all_gone(member, at_ns)
             case {"event": "ike_sa_up", "mono_ns": int(at_ns), "sa": int(number), "remote": str(remote)}:

@@ -18,12 +18,18 @@ import pytest
 
 from deadpeer.gateway.config import load
 from deadpeer.gateway.schema_cluster import ClusterSection
+from deadpeer.gateway.schema_standby import StandbySection
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-SCRIPTS = [DEPLOY / "ipvs/has-lease", DEPLOY / "keepalived/serving"]
-BRACED = [DEPLOY / "ipvs/director.conf", DEPLOY / "keepalived/member.conf", DEPLOY / "nginx/stream.conf"]
+SCRIPTS = [DEPLOY / "ipvs/has-lease", DEPLOY / "keepalived/serving", DEPLOY / "standby/notify"]
+BRACED = [
+    DEPLOY / "ipvs/director.conf",
+    DEPLOY / "keepalived/member.conf",
+    DEPLOY / "nginx/stream.conf",
+    DEPLOY / "standby/keepalived.conf",
+]
 API = {
     "Namespace": "v1",
     "Service": "v1",
@@ -226,12 +232,31 @@ def test_the_keys_in_the_document_are_those_of_the_schema() -> None:
     )
     assert texts
     for text in texts:
-        assert set(tomllib.loads(text)["cluster"]) <= set(ClusterSection.model_fields)
+        tables = tomllib.loads(text)
+        assert set(tables.get("cluster", {})) <= set(ClusterSection.model_fields)
+        assert set(tables.get("standby", {})) <= set(StandbySection.model_fields)
+
+
+def test_one_of_two_loads(tmp_path: Path) -> None:
+    standby = _config(tmp_path, (DEPLOY / "standby/gateway.toml").read_text()).standby
+    assert standby is not None
+    assert (standby.number, str(standby.listen), str(standby.partner)) == (
+        0,
+        "192.0.2.11:4502",
+        "192.0.2.12:4502",
+    )
 
 
 def _loaded(place: Path, text: str) -> Any:
+    cluster = _config(place, text).cluster
+    assert cluster is not None
+    return cluster
+
+
+def _config(place: Path, text: str) -> Any:
     for name, content in {
         "cluster.key": "5a" * 32,
+        "standby.key": "5a" * 32,
         "clients.psk": "correct horse battery staple",
         "etcd.password": "secret",
         "etcd-ca.pem": "-----BEGIN CERTIFICATE-----\n",
@@ -239,9 +264,7 @@ def _loaded(place: Path, text: str) -> Any:
         (place / name).touch(mode=0o600)
         (place / name).write_text(content)
     (place / "gateway.toml").write_text(text)
-    cluster = load(place / "gateway.toml").cluster
-    assert cluster is not None
-    return cluster
+    return load(place / "gateway.toml")
 
 
 @pytest.mark.parametrize("file", BRACED, ids=lambda path: path.name)
@@ -285,6 +308,24 @@ def test_a_director_takes_out_who_has_no_lease(tmp_path: Path, says: str, code: 
 )
 def test_an_address_stays_with_who_serves(tmp_path: Path, says: str, code: int) -> None:
     assert _run(tmp_path, "deadpeer", says, SCRIPTS[1]) == code
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("MASTER", "activate"),
+        ("BACKUP", "standby"),
+        ("FAULT", "standby"),
+        ("STOP", "standby"),
+        ("DELETED", ""),
+    ],
+)
+def test_the_gateway_is_told_that_the_address_has_moved(tmp_path: Path, state: str, told: str) -> None:
+    assert (
+        _run(tmp_path, "deadpeer", f'echo "$@" > {tmp_path}/told', SCRIPTS[2], "INSTANCE", "edge", state) == 0
+    )
+    found = tmp_path / "told"
+    assert (found.read_text().strip() if found.exists() else "") == told
 
 
 def _run(place: Path, command: str, says: str, script: Path, *arguments: str) -> int:

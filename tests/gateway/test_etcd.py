@@ -282,6 +282,60 @@ def test_a_password_is_shown_when_it_is_asked_for_and_again_when_it_was_forgotte
         assert isinstance(failed, Failed) and says in failed.why and "wrong" not in failed.why
 
 
+@pytest.fixture
+def three(place: Path) -> Iterator[list[EtcdServer]]:
+    servers = [EtcdServer(place, name=f"etcd{number}") for number in range(3)]
+    try:
+        for server in servers:
+            server.peers = servers
+            server.spawn()
+        for server in servers:
+            server.wait()
+        yield servers
+    finally:
+        for server in servers:
+            server.close()
+
+
+def test_an_etcd_of_three_loses_its_leader_and_no_lease(three: list[EtcdServer]) -> None:
+    [leader] = [server for server in three if server.leads]
+    others = [server for server in three if server is not leader]
+    asker = Asker(EtcdOptions(tuple(server.endpoint for server in (leader, *others))))
+    try:
+        lease = asker.grant(5)
+        assert asker.ask(Txn((), (Put(P + "l", b"1", lease),))) == TxnReply(True)
+        before = asker.range()
+        leader.kill()
+        began = time.monotonic()
+        while not isinstance(asker.ask(KeepAlive(lease)), KeepAliveReply):
+            assert time.monotonic() - began < 10
+            time.sleep(0.1)
+        after = asker.range()
+        assert (after.items, after.store) == (before.items, before.store)
+        leader.start()
+        for _ in range(5):
+            assert asker.range().store == before.store
+    finally:
+        asker.store.close()
+
+
+def test_a_watch_of_an_etcd_that_has_lost_the_others_is_lost(three: list[EtcdServer]) -> None:
+    """Otherwise it would be silent for as long as that lasts."""
+    asker = Asker(EtcdOptions((three[0].endpoint,)))
+    try:
+        asker.watch(asker.range().revision)
+        asker.put()
+        assert news(asker) == Changed()
+        for server in three[1:]:
+            server.kill()
+        lost = news(asker)
+        assert isinstance(lost, WatchLost) and "no leader" in lost.why
+        # Nor does it answer from what it has: a read must be linearizable.
+        assert isinstance(asker.ask(Range(P)), Failed)
+    finally:
+        asker.store.close()
+
+
 def certificate(
     place: Path, name: str, issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None = None
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey, Path, Path]:

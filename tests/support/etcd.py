@@ -38,6 +38,12 @@ class EtcdServer:
         self.host = "127.0.0.1"
         self.port, self._peer_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self.peers: list[EtcdServer] = [self]
+        """All of this etcd cluster, the same list in each."""
+
+    @property
+    def peer(self) -> str:
+        return f"http://{self.host}:{self._peer_port}"
 
     @property
     def endpoint(self) -> str:
@@ -45,13 +51,19 @@ class EtcdServer:
 
     def start(self) -> None:
         """Start it (again, with its data) and wait until it answers."""
-        peer = f"http://{self.host}:{self._peer_port}"
+        self.spawn()
+        self.wait()
+
+    def spawn(self) -> None:
+        """Start it."""
+        peer = self.peer
         # fmt: off
         command = [
-            "etcd", "--name", "one", "--data-dir", str(self.place),
+            "etcd", "--name", self.place.name, "--data-dir", str(self.place),
             "--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint,
             "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-            "--initial-cluster", f"one={peer}", "--heartbeat-interval", "50", "--election-timeout", "500",
+            "--initial-cluster", ",".join(f"{each.place.name}={each.peer}" for each in self.peers),
+            "--heartbeat-interval", "50", "--election-timeout", "500",
         ]
         # fmt: on
         if self.tls is not None:
@@ -61,7 +73,6 @@ class EtcdServer:
         environment = {"PATH": os.environ["PATH"], "ETCD_UNSUPPORTED_ARCH": "arm64"}
         with open(f"{self.place}.log", "ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        self._wait()
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -96,12 +107,12 @@ class EtcdServer:
 
     def restore(self, backup: Path) -> None:
         """While it is not running: have the data of the snapshot, under the same cluster token and peers."""
-        peer = f"http://{self.host}:{self._peer_port}"
         shutil.rmtree(self.place)
         # fmt: off
         self.control(
-            "snapshot", "restore", str(backup), "--data-dir", str(self.place), "--name", "one",
-            "--initial-cluster", f"one={peer}", "--initial-advertise-peer-urls", peer,
+            "snapshot", "restore", str(backup), "--data-dir", str(self.place), "--name", self.place.name,
+            "--initial-cluster", f"{self.place.name}={self.peer}",
+            "--initial-advertise-peer-urls", self.peer,
         )
         # fmt: on
 
@@ -117,7 +128,15 @@ class EtcdServer:
             self.thaw()
             self.kill()
 
-    def _wait(self) -> None:
+    @property
+    def leads(self) -> bool:
+        """Whether it is Raft's leader."""
+        [status] = json.loads(self.control("endpoint", "status", "-w", "json"))
+        found: dict[str, dict[str, int]] = status["Status"]
+        return found["leader"] == found["header"]["member_id"]
+
+    def wait(self) -> None:
+        """Until it answers."""
         end = time.monotonic() + 20
         while True:
             try:

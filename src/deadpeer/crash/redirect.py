@@ -86,8 +86,12 @@ class Redirect(Extension):
     def command(self, now: Now, command: ExtensionCommand) -> bool:
         if command.extension != self.name:
             return False
-        if not isinstance(command.argument, Drain) or self._tag is not None:
-            self.core.done(command.tag, False, "it drains already" if self._tag else "redirect: drain what?")
+        if not isinstance(command.argument, Drain):
+            self.core.done(command.tag, False, "redirect: drain what?")
+            return True
+        if self._tag is not None:
+            over = self._tag == _DONE
+            self.core.done(command.tag, over, self._outcome() if over else "it drains already")
             return True
         self._tag, self._host = command.tag, command.argument.host
         self.core.close_doors()
@@ -160,8 +164,11 @@ class Redirect(Extension):
     def _finish(self) -> None:
         if self._tag is not None and not self._leaving:
             self.core.event("drained", "notice", ike_sas=self._drained)
-            self.core.done(self._tag, True, f"{self._drained} IKE SAs have gone")
-            self._tag = 0
+            self.core.done(self._tag, True, self._outcome())
+            self._tag = _DONE
+
+    def _outcome(self) -> str:
+        return f"{self._drained} IKE SAs have gone"
 
 
 @dataclass(slots=True)
@@ -171,6 +178,8 @@ class _Leaving:
     deleted: bool = False
 
 
+_DONE = 0
+"""No command has this tag: all have gone."""
 _IPV4, _IPV6 = 1, 2
 
 

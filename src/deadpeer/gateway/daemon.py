@@ -52,6 +52,7 @@ OUTCOME_S = 300.0
 """How long a client waits for a command at most: its place is for others then."""
 DRAIN_S = 3600.0
 """The same for draining, which sends 50 IKE SAs away in a second."""
+_FOR_ENDPOINT = frozenset({"up", "down", "rekey", "drain", "lose"})
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -91,6 +92,7 @@ class Daemon:
         self._hosts: tuple[Host, ...] = ()
         self._site: Site | None = None
         self._member: ClusterMember | StandbyMember | None = None
+        self._one_of_two: StandbyMember | None = None
         self._failure: StartError | None = None
 
     async def run(self) -> None:
@@ -194,9 +196,9 @@ class Daemon:
             def ready() -> None:
                 self._on_ready(hosts)
 
-            return standby.StandbyMember(
-                config.standby, standby.Surroundings(site, self._report, self._fail, ready)
-            )
+            near = standby.Surroundings(site, self._report, self._fail, ready)
+            self._one_of_two = standby.StandbyMember(config.standby, near)
+            return self._one_of_two
         if config.cluster is None:
             return None
         try:
@@ -313,6 +315,8 @@ class Daemon:
         runtime = self._runtime
         if runtime is None:
             return Reply(False, "the gateway is still starting; try again")
+        if command in _FOR_ENDPOINT and (why := self._idle()) is not None:
+            return Reply(False, why)
         match command:
             case "up" | "down" | "rekey":
                 return await self._on_connection(runtime, command, args)
@@ -361,12 +365,15 @@ class Daemon:
             return Reply(False, "lose takes the name of a connection, and perhaps of a child, or neither")
         return await _outcome(runtime, lambda tag: Lose(connection, child, tag))
 
+    def _idle(self) -> str | None:
+        """Why one of two that share an address does not serve; None: it does, or is no such gateway."""
+        return None if self._one_of_two is None else self._one_of_two.idle()
+
     def _moved(self, command: str) -> Reply:
-        if self._config.standby is None:
+        one = self._one_of_two
+        if one is None:
             return Reply(False, "there is no table [standby] in the gateway's configuration")
-        if TYPE_CHECKING:
-            assert isinstance(self._member, StandbyMember)
-        return self._member.activate() if command == "activate" else self._member.stand_by()
+        return one.activate() if command == "activate" else one.stand_by()
 
     async def _drain(self, runtime: Runtime, args: Mapping[str, Any]) -> Reply:
         to = args.get("to")

@@ -133,6 +133,14 @@ class StandbyMember:
         self._drain()
         return Reply(True, "standby")
 
+    def idle(self) -> str | None:
+        """Why there is nothing to command; None: it serves."""
+        if self.core_clock.enter() is not None:
+            return None
+        if not self._held:
+            return f"this gateway stands by: it does not hold {self._options.address}"
+        return f"this gateway holds {self._options.address}, but can't begin to serve yet; its log says why"
+
     def status(self) -> dict[str, Any]:
         """What a person wants to know of it, JSON-able and without secrets."""
         self.core_clock.enter()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.gateway.documents import base_cluster, base_document, write_config
 
+from deadpeer.cli import main
 from deadpeer.gateway.cluster_config import ClusterOptions
 from deadpeer.gateway.config import ConfigError, load
 from deadpeer.values import Address
@@ -132,6 +134,21 @@ def test_forwarding_can_be_switched_off(place: Path) -> None:
     assert loaded(place, forward=False, forward_listen=None).forward is None
     assert loaded(place, forward=False).forward is None
     assert loaded(place, forward_listen="[2001:db8::1]:4501").forward == Address("2001:db8::1", 4501)
+
+
+def test_check_sums_it_up_without_anything_secret(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_config(place, base_document() | {"cluster": base_cluster()})
+    assert main(["check", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "member 3 of cluster edge: etcd http://127.0.0.1:2379,\n" in printed
+    assert "  lease 5 s, of which 4.7 s are used, forwarding at 127.0.0.1:15502\n" in printed
+    assert main(["check", "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["cluster"]["member"] == 3
+    assert "5a5a" not in printed
+    write_config(place, base_document() | {"cluster": base_cluster() | {"forward": False}})
+    assert main(["check", str(file)]) == 0
+    assert "are used, no forwarding\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["name", "member", "key_file", "etcd"])

@@ -61,7 +61,33 @@ def summarise(config: GatewayConfig) -> dict[str, Any]:
             "plane": options.plane,
         },
         "connections": [_connection(connection) for connection in config.connections],
+        **_shared(config),
     }
+
+
+def _shared(config: GatewayConfig) -> dict[str, Any]:
+    """With whom the gateway shares its SAs' fate, if with anybody."""
+    if (cluster := config.cluster) is not None:
+        return {
+            "cluster": {
+                "name": cluster.name,
+                "member": cluster.member,
+                "etcd": list(cluster.etcd.endpoints),
+                "lease_s": cluster.lease_s,
+                "usable_s": round(cluster.margin.usable_s(cluster.lease_s), 3),
+                "forward": None if cluster.forward is None else str(cluster.forward),
+            }
+        }
+    if (standby := config.standby) is not None:
+        return {
+            "standby": {
+                "number": standby.number,
+                "address": str(standby.address),
+                "partner": str(standby.partner),
+                "by": standby.by,
+            }
+        }
+    return {}
 
 
 def _connection(connection: Connection) -> dict[str, Any]:
@@ -111,6 +137,15 @@ def _print(summary: dict[str, Any], file: Path) -> None:
         f"gateway: {', '.join(gateway['listen'])}, ports {gateway['port']} and {gateway['port_nat_t']},"
         f" plane {gateway['plane']}, state in {gateway['state_dir']}"
     )
+    if (cluster := summary.get("cluster")) is not None:
+        forward = "no forwarding" if cluster["forward"] is None else f"forwarding at {cluster['forward']}"
+        print(f"member {cluster['member']} of cluster {cluster['name']}: etcd {', '.join(cluster['etcd'])},")
+        print(f"  lease {cluster['lease_s']} s, of which {cluster['usable_s']:g} s are used, {forward}")
+    if (standby := summary.get("standby")) is not None:
+        print(
+            f"gateway {standby['number']} of the two at {standby['address']}: partner {standby['partner']},"
+            f" moved by {standby['by']}"
+        )
     for each in summary["connections"]:
         print(f"connection {each['name']}: {each['local']} at {', '.join(each['local_addrs'])}")
         print(f"  with {each['remote']} at {', '.join(each['remote_addrs'])}, qcd {each['qcd']}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -79,8 +81,8 @@ def test_the_files_are_valid_configurations(tmp_path: Path) -> None:
     ("words", "says"),
     [
         (("--scenario", "failover", "--members", "3"), "--members does not go"),
-        (("--scenario", "failover", "--event", "cut"), "failover has takeover, both"),
-        (("--scenario", "cluster", "--event", "both"), "cluster has kill, freeze, cut, etcd"),
+        (("--scenario", "failover", "--event", "cut"), "failover has takeover, stall, both"),
+        (("--scenario", "cluster", "--event", "both"), "cluster has kill, freeze, cut, etcd, blink"),
         (("--scenario", "failover", "--clients", "0"), "between 1 and 32"),
         (("--scenario", "cluster", "--rtt", "5"), "--rtt does not go"),
         (("--scenario", "cluster", "--method", "sir"), "--method sir does not go"),
@@ -288,3 +290,35 @@ def test_a_killed_members_clients_are_back_and_nobody_sells_a_token_for_a_living
     assert run["others"] == 2
     assert run["tokens_for_living_sas"] == 0
     assert min(run["asked_by_attackers"].values()) > 100
+
+
+def test_a_standby_takes_over_with_tokens_for_the_sas_of_the_one_that_died() -> None:
+    command = [sys.executable, "-m", "deadpeer", "lab", "--json", "--scenario", "failover"]
+    command += ["--event", "takeover", "--clients", "2", "--seed", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    (run,) = json.loads(done.stdout)["runs"]
+    assert (run["scenario"], run["lost"], run["ok"]) == ("failover", "takeover", True)
+    assert run["verdict"] == "qcd-token"
+    assert [client["client"] for client in run["concerned"]] == [0, 1]
+    assert 0 < run["detect_ms"] <= run["recover_ms"] < 3000
+    assert run["tokens_for_living_sas"] == 0
+
+
+def test_an_interrupted_scenario_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "deadpeer", "lab", "--scenario", "failover", "--clients", "1"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stdout:
+            if "packets flow" in line:
+                break
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 1
+        assert "interrupted" in process.stderr.read()
+    assert len(children) == 5  # two gateways and a client, the balancer, the hosts
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert list(tmp_path.iterdir()) == []

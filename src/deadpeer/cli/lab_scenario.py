@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from deadpeer.lab.scenarios.plan import ClusterPlan
 
 Signals = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
-EVENTS = {"cluster": ("kill", "freeze", "cut", "etcd"), "failover": ("takeover", "both")}
+EVENTS = {
+    "cluster": ("kill", "freeze", "cut", "etcd", "blink"),
+    "failover": ("takeover", "stall", "both"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument(
         "--event",
         choices=(*EVENTS["cluster"], *EVENTS["failover"], "all"),
-        help="cluster: a member is killed; stopped and going on; cut off from etcd; or etcd is down."
-        " failover: the standby takes over; or both are told that they are active (default: all of them)",
+        help="cluster: a member is killed; stopped and going on; cut off from etcd; etcd is down for longer"
+        " than the leases, or for less. failover: the active gateway is killed, or stopped and going on; or"
+        " both are told that they are active (default: all of them)",
     )
 
 
@@ -118,6 +122,7 @@ def _plans(args: argparse.Namespace) -> list[ClusterPlan]:
         happenings=HAPPENINGS if every else (args.event,),
         seed=seed,
         forward=args.forward is not False,
+        blink_s=args.down,
         **{name: value for name, value in given.items() if value is not None},
     )
     plan.check()

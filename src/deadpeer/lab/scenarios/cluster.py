@@ -136,11 +136,33 @@ async def etcd(field: Field) -> Outcome:
     return await judge(field, "etcd", before, at_ns, clients, checks, field.plan.stopped_s, RESUME_S, back_ns)
 
 
+async def blink(field: Field) -> Outcome:
+    """etcd is gone for less than a lease: nobody is to notice."""
+    before = Before(None, [], Counter(field.buyers.asked))
+    at_ns = time.monotonic_ns()
+    await field.etcd.kill()
+    field.say(f"etcd is killed, for {field.plan.short_s:g} s: less than the leases last")
+    await until(at_ns, field.plan.short_s)
+    await field.etcd.start()
+    gone_s = round((time.monotonic_ns() - at_ns) / 1e9, 3)
+    field.say("etcd answers again")
+    await asyncio.sleep(field.plan.lease_s / 2 + CALM_S)
+    fenced = sum(member.first("fenced", at_ns) is not None for member in field.members)
+    checks = (
+        none("members that fenced themselves", fenced),
+        none("IKE SAs that were made anew", field.truth.made_since(at_ns)),
+        none("tokens for SAs that were there", len(field.truth.told_of(field.truth.pairs(at_ns), at_ns))),
+    )
+    return await judge(field, "blink", before, at_ns, [], checks, gone_s)
+
+
 _HAPPENINGS: dict[Happening, Callable[[Field], Awaitable[Outcome]]] = {
     "kill": kill,
     "freeze": freeze,
     "cut": cut,
     "etcd": etcd,
+    "blink": blink,
+    "stall": failover.stall,
     "takeover": failover.takeover,
     "both": failover.both,
 }

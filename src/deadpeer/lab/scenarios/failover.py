@@ -6,15 +6,19 @@ On loopback the balancer stands for that: it leads to the active one, and both a
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections import Counter
 
+from deadpeer.cluster.standby import HOLD_S
 from deadpeer.lab.options import LabError
 from deadpeer.lab.scenarios.field import Field
 from deadpeer.lab.scenarios.outcome import Check, Outcome, none
-from deadpeer.lab.scenarios.parts import CALM_S, Before, come_back, judge, victim
+from deadpeer.lab.scenarios.parts import CALM_S, Before, come_back, judge, until, victim
 from deadpeer.lab.scenarios.plan import BACK_S
 
+STALL_S = HOLD_S + 1.0
+"""How long the active one is stopped: longer than it counts that the address was seen to be ours."""
 NOTICE_S = 0.5
 """How long it takes until whoever moves the address has noticed a death."""
 
@@ -40,6 +44,32 @@ async def takeover(field: Field) -> Outcome:
     wanted = len(before.concerned)
     checks = (Check("tokens told for SAs that were lost", f"at least {wanted}", str(told), told >= wanted),)
     return await judge(field, "takeover", before, at_ns, clients, checks, NOTICE_S, BACK_S)
+
+
+async def stall(field: Field) -> Outcome:
+    """The active gateway is stopped, the other gets the address, the first one goes on as if nothing was."""
+    before, active = victim(field)
+    other, daemon = 1 - active, field.members[active]
+    old = field.truth.holdings(active, time.monotonic_ns())
+    spis = {":".join(pair) for pair in old} | {spi for holding in old.values() for spi in holding.outbound}
+    stopped_ns = daemon.signal(signal.SIGSTOP)
+    field.truth.stopped(active, stopped_ns, dead=False)
+    field.say(f"gateway {active}, the active one, is stopped (SIGSTOP)")
+    await asyncio.sleep(NOTICE_S)
+    at_ns = await field.activate(other)
+    await field.steer(other, away=False)
+    await field.steer(active, away=True)
+    field.say(f"gateway {other} is active now")
+    clients = await come_back(field, before, at_ns)
+    await until(stopped_ns, STALL_S)
+    woken_ns = daemon.signal(signal.SIGCONT)
+    field.say(f"gateway {active} goes on (SIGCONT), and still believes to be active")
+    await asyncio.sleep(CALM_S)
+    await field.stand_by(active)
+    field.say(f"gateway {active} is told to stand by")
+    late = [spi for who, spi, last in await field.spoken() if who == active and last >= woken_ns]
+    checks = (none("SAs of its old life with which it sent once it went on", len(spis.intersection(late))),)
+    return await judge(field, "stall", before, at_ns, clients, checks, STALL_S, BACK_S)
 
 
 async def both(field: Field) -> Outcome:

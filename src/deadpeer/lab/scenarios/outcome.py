@@ -16,7 +16,9 @@ WORDS: dict[Happening, str] = {
     "freeze": "member {member} was stopped for {stopped:g} s, and went on",
     "cut": "member {member} was cut off from etcd for {stopped:g} s",
     "etcd": "etcd was down for {stopped:g} s",
+    "blink": "etcd was down for {stopped:g} s, for less than a lease",
     "takeover": "gateway {member}, which was active, was killed, and the other took over",
+    "stall": "gateway {member}, which was active, was stopped for {stopped:g} s, and the other took over",
     "both": "gateway {member} was active, and the other was told to be, too",
 }
 

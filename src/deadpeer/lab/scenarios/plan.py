@@ -16,11 +16,13 @@ from deadpeer.lab.options import LabError
 from deadpeer.lab.sites import is_free
 from deadpeer.values import Address
 
-Happening = Literal["kill", "freeze", "cut", "etcd", "takeover", "both"]
-HAPPENINGS: tuple[Happening, ...] = ("kill", "freeze", "cut", "etcd")
-"""A member is killed; stopped for longer than its lease; cut off from etcd for as long; etcd is stopped."""
-STANDBY_HAPPENINGS: tuple[Happening, ...] = ("takeover", "both")
-"""The active gateway is killed, and the other takes over; both are told that they are active."""
+Happening = Literal["kill", "freeze", "cut", "etcd", "blink", "takeover", "stall", "both"]
+HAPPENINGS: tuple[Happening, ...] = ("kill", "freeze", "cut", "etcd", "blink")
+"""A member is killed; stopped for longer than its lease; cut off from etcd for as long; etcd is gone for
+longer than the leases; it is gone for less."""
+STANDBY_HAPPENINGS: tuple[Happening, ...] = ("takeover", "stall", "both")
+"""The active gateway is killed, and the other takes over; it is stopped, the other takes over, it goes on;
+both are told that they are active."""
 
 MAX_MEMBERS, MAX_CLIENTS = 8, 32
 SERVER_INNER = "10.20.0.1"
@@ -52,6 +54,8 @@ class ClusterPlan:
     forward: bool = True
     standby: bool = False
     """Instead of a cluster two gateways of which one is active: no etcd, no lease."""
+    blink_s: float | None = None
+    """How long etcd is gone for less than a lease; None: a quarter of the lease."""
 
     @classmethod
     def of_standby(cls, clients: int, happenings: tuple[Happening, ...], seed: int) -> ClusterPlan:
@@ -69,6 +73,11 @@ class ClusterPlan:
                 raise LabError(f"--{name} {value}: must be between {least} and {most}", usage=True)
         if not self.standby and not (math.isfinite(self.beyond_s) and 0.5 <= self.beyond_s <= 600):
             raise LabError(f"--down {self.beyond_s:g}: must be between 0.5 and 600 seconds", usage=True)
+
+    @property
+    def short_s(self) -> float:
+        """How long etcd is gone where nobody is to notice."""
+        return self.lease_s / 4 if self.blink_s is None else self.blink_s
 
     @property
     def stopped_s(self) -> float:

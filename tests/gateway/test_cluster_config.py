@@ -159,3 +159,11 @@ def test_what_must_be_given(place: Path, key: str) -> None:
         load(write_config(place, base_document() | {"cluster": cluster}))
     assert caught.value.key == f"cluster.{key}"
     assert f"is missing; add it, for example: {key} = " in str(caught.value)
+
+
+def test_a_member_must_not_have_its_peers_drop_the_sas_of_others(place: Path) -> None:
+    document = base_document() | {"cluster": base_cluster()}
+    name = next(iter(document["connections"]))
+    document["connections"][name]["initial_contact"] = True
+    with pytest.raises(ConfigError, match=rf"connections\.{name}\.initial_contact: .*leave it out"):
+        load(write_config(place, document))

@@ -132,7 +132,7 @@ class Cluster:
             return _own(self._epoch, origin)
         record = self.view.members.get(origin.member)
         if record is None:
-            return Standing.UNKNOWN
+            return Standing.LIVING  # a member that we have not heard of yet
         # Half of all 20-bit epochs lie behind the registered one, the others before it: an epoch above it
         # is one that we have not heard of yet.
         behind = (record.registered - origin.epoch) % (1 << EPOCH_BITS)

@@ -79,6 +79,8 @@ def load(file: Path) -> GatewayConfig:
     ]
     section = shape.cluster
     cluster = None if section is None else resolve_cluster(section, directory, problems)
+    if cluster is not None or standby is not None:
+        _check_shared(shape, problems)
     problems.raise_first()
     return GatewayConfig(
         file=file,
@@ -88,6 +90,20 @@ def load(file: Path) -> GatewayConfig:
         connections=tuple(connection for connection in connections if connection is not None),
         cluster=cluster,
         standby=standby,
+    )
+
+
+def _check_shared(shape: Configuration, problems: Problems) -> None:
+    """What a gateway that shares its identity with others must not say."""
+
+    for name, section in shape.connections.items():
+        if section.initial_contact:
+            problems.check(f"connections.{name}.initial_contact", _refuse_contact)
+
+
+def _refuse_contact() -> None:
+    raise Problem(
+        "has the peer drop its SAs with the other members, who have the same identity; leave it out"
     )
 
 

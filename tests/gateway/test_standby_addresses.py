@@ -13,7 +13,10 @@ from contextlib import closing
 import pytest
 
 from deadpeer.gateway.addresses import AddressWatch, News
+from deadpeer.gateway.errors import ConfigError
 from deadpeer.gateway.notation import parse_host
+from deadpeer.gateway.sockets import open_sockets
+from deadpeer.values import Address
 
 ROOT_ONLY = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs Linux"),
@@ -120,3 +123,14 @@ def test_nobody_has_it(address: str) -> None:
 def test_loopback_is_ours() -> None:
     with closing(AddressWatch(parse_host("127.0.0.1"))) as watch:
         assert watch.look() is True
+
+
+@BOTH
+def test_sockets_wait_for_the_address(address: str) -> None:
+    with pytest.raises(ConfigError, match="is not an address of this host"):
+        open_sockets([parse_host(address)], 15510, 15511, 1 << 16, "gw.toml")
+    sockets = open_sockets([parse_host(address)], 15510, 15511, 1 << 16, "gw.toml", free=True)
+    try:
+        assert [each.local for each in sockets] == [Address(address, 15510), Address(address, 15511)]
+    finally:
+        sockets.close()

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gateway.processes import Gateway, document, until
+from tests.gateway.processes import PORT, Gateway, document, until
 
 from deadpeer.plane.packets import decode_echo, echo_reply, echo_request
+from deadpeer.wire import NotifyType, decode_message
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs Linux"),
@@ -142,6 +143,23 @@ class Site:
 
     def verdicts(self) -> list[str]:
         return [event["proof"] for event in self.client.events() if event["event"] == "verdict"]
+
+    def bought(self, spis: bytes) -> bool:
+        """Whether somebody else at the client's address, who asks in its SA's name, gets a token."""
+        # An INFORMATIONAL request of the initiator, with an Encrypted payload that nobody can open.
+        body = struct.pack("!BBH", 0, 0, 4 + 64) + bytes(64)
+        request = spis + struct.pack("!BBBBII", 46, 0x20, 37, 0x08, 7, 28 + len(body)) + body
+        code = (
+            "import socket,sys; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(0.5)\n"
+            "s.sendto(bytes.fromhex(sys.argv[1]), (sys.argv[2], int(sys.argv[3])))\n"
+            "try: print(s.recv(2000).hex())\n"
+            "except TimeoutError: print()\n"
+        )
+        name, python = self.names["client"], [sys.executable, "-S", "-c", code]
+        words = ["ip", "netns", "exec", name, *python, request.hex(), SHARED, str(PORT)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
+        octets = bytes.fromhex(done.stdout.strip())
+        return bool(octets) and bool(decode_message(octets).notifies(NotifyType.QCD_TOKEN))
 
     def status(self, who: str) -> dict[str, Any]:
         done = self.pair[who].command("sas", "--json")
@@ -268,15 +286,20 @@ def test_the_active_one_is_killed_and_comes_back_as_the_standby(site: Site) -> N
 def test_two_that_hold_the_address_tell_nothing_of_each_other(site: Site) -> None:
     """The network brings the client's packets to the second, while the first lives."""
     site.start()
+    [sa] = site.client.sas()
+    spis = bytes.fromhex(sa["spi_i"] + sa["spi_r"])
+    assert not site.bought(spis), "its owner has the SA"
     site.give("two")
     site.pair["two"].wait_for("active")
+    assert not site.bought(spis), "the partner was just asked"
     site.pair["two"].wait_for("both_active")
     site.pair["one"].wait_for("both_active")
     end = time.monotonic() + 6.0
     while time.monotonic() < end:
         assert not site.ping()
+        assert not site.bought(spis)
     assert site.verdicts() == []
-    assert site.counters("two")["udp"]["received"] > 50
+    assert site.counters("two")["udp"]["received"] >= 20
     assert site.status("two")["both_active"] is True
     site.announce("one")
     site.ping_until_it_works()  # its SA has lost nothing
@@ -285,6 +308,7 @@ def test_two_that_hold_the_address_tell_nothing_of_each_other(site: Site) -> Non
     site.take("one")  # somebody settles it
     site.ping_until_it_works()
     assert site.verdicts() == ["qcd-token"]
+    assert site.bought(spis), "that SA is no more"
 
 
 def test_a_process_that_was_stopped_while_the_address_moved_serves_nothing_of_its_queue(site: Site) -> None:

@@ -67,7 +67,7 @@ def test_the_files_are_valid_configurations(tmp_path: Path) -> None:
     member = load(config_files.write_member(place, plan, 1, "http://127.0.0.1:1"))
     assert member.cluster is not None
     assert (member.cluster.member, member.cluster.lease_s) == (1, 3)
-    client = config_files.write_client(place, place.clients[0])
+    client = config_files.write_client(place, plan, place.clients[0])
     assert load(client).cluster is None
     pair = ClusterPlan.of_standby(1, ("both",), 1)
     other = load(config_files.write_member(layout(tmp_path, pair), pair, 1))
@@ -85,7 +85,7 @@ def test_the_files_are_valid_configurations(tmp_path: Path) -> None:
         (("--scenario", "cluster", "--event", "both"), "cluster has kill, freeze, cut, etcd, blink"),
         (("--scenario", "failover", "--clients", "0"), "between 1 and 32"),
         (("--scenario", "cluster", "--rtt", "5"), "--rtt does not go"),
-        (("--scenario", "cluster", "--method", "sir"), "--method sir does not go"),
+        (("--scenario", "cluster", "--method", "liveness"), "--method liveness does not go"),
         (("--scenario", "cluster", "--members", "1"), "between 2 and 8"),
         (("--scenario", "robustness", "--members", "3"), "belongs to --scenario cluster"),
         (("--lease", "3"), "belongs to --scenario cluster"),

@@ -108,21 +108,24 @@ def _plans(args: argparse.Namespace) -> list[ClusterPlan]:
     must know by themselves that others' SAs live.
     """
     from deadpeer.lab.scenarios.etcd import require_etcd
-    from deadpeer.lab.scenarios.plan import HAPPENINGS, STANDBY_HAPPENINGS, ClusterPlan
+    from deadpeer.lab.scenarios.plan import BLINK_LEASE_S, HAPPENINGS, STANDBY_HAPPENINGS, ClusterPlan
 
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     every = args.event in (None, "all")
     if args.scenario == "failover":
         happenings = STANDBY_HAPPENINGS if every else (args.event,)
-        plan = ClusterPlan.of_standby(4 if args.clients is None else args.clients, happenings, seed)
+        clients = 4 if args.clients is None else args.clients
+        plan = ClusterPlan.of_standby(clients, happenings, seed, args.method or "qcd")
         plan.check()
         return [plan]
     given = {"members": args.members, "clients": args.clients, "lease_s": args.lease, "beyond_s": args.down}
+    usual = tuple(h for h in HAPPENINGS if h != "blink" or args.lease is None or args.lease >= BLINK_LEASE_S)
     plan = ClusterPlan(
-        happenings=HAPPENINGS if every else (args.event,),
+        happenings=usual if every else (args.event,),
         seed=seed,
         forward=args.forward is not False,
         blink_s=args.down,
+        method=args.method or "qcd",
         **{name: value for name, value in given.items() if value is not None},
     )
     plan.check()
@@ -153,7 +156,7 @@ def _only(args: argparse.Namespace) -> None:
         ("--quick", args.quick),
         ("--seconds", args.seconds is not None),
         ("--method all", args.method == "all"),
-        (f"--method {args.method}", several and args.method not in (None, "qcd", "all")),
+        (f"--method {args.method}", several and args.method not in (None, "qcd", "sir", "all")),
         ("--rtt", several and args.rtt is not None),
         ("--loss", several and args.loss != 0.0),
         ("--idle", args.idle),

@@ -1,9 +1,9 @@
 """Attackers who try to buy tokens for living SAs: from every member, from their own address and, as somebody
 who can forge a source address, from the victim's.
 
-They know the SPIs of every SA, and ask with a message that looks like a protected request of it, with the
-Initiator flag both ways, and with an ESP packet. What reaches their own address they read; what goes to the
-victim's the balancer sees.
+They know the SPIs of every SA, and ask with a message that looks like a protected request of it and with
+SIR's query, with the Initiator flag both ways, and with an ESP packet. What reaches their own address they
+read; what goes to the victim's the balancer sees.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from deadpeer.lab.attacks.forgery import esp_packet, protected_request
+from deadpeer.crash.sir_wire import COOKIE_SIZE, Check, Subject, Verb, encode
+from deadpeer.lab.attacks.forgery import esp_packet, ike_datagram, protected_request
 from deadpeer.lab.garbage import Dice
 from deadpeer.lab.scenarios.plan import Layout
 from deadpeer.lab.scenarios.truth import Pair
@@ -83,6 +84,8 @@ class Buyers:
             lane = self._dice.below(2)
             message_id, sealed = self._dice.below(1 << 16), self._dice.octets(SEALED)
             yield lane, protected_request(spi_i, spi_r, flag, message_id, sealed, LANES[lane])
+            check = Check(Verb.QUERY, Subject.ike(spi_i, spi_r), self._dice.octets(COOKIE_SIZE), flag)
+            yield lane, ike_datagram(encode(check), LANES[lane])
         for spi in spis:
             sequence = 1 + self._dice.below(1 << 31)
             yield 1, esp_packet(bytes.fromhex(spi), sequence, self._dice.octets(SEALED))

@@ -54,7 +54,7 @@ def write_member(layout: Layout, plan: ClusterPlan, number: int, etcd: str = "")
     return _write(layout, f"m{number}", tables)
 
 
-def write_client(layout: Layout, place: ClientPlace) -> Path:
+def write_client(layout: Layout, plan: ClusterPlan, place: ClientPlace) -> Path:
     """The file of a client."""
     name = f"c{place.number}"
     tables = _tables(layout, name, place.host, f"{name}.lab.example", MEMBERS_ID)
@@ -63,7 +63,8 @@ def write_client(layout: Layout, place: ClientPlace) -> Path:
         "remote_addrs": [layout.address],
         "remote_port": layout.port,
         "remote_port_nat_t": layout.port_nat_t,
-        "crash_methods": ["qcd", "liveness"],
+        "qcd": "both" if plan.method == "qcd" else "off",
+        "crash_methods": [plan.method, "liveness"],
     }
     tables[f"connections.{CONNECTION}.children.{CHILD}"] |= {
         "local_ts": [f"{place.inner}/32"],
@@ -89,7 +90,7 @@ def _tables(layout: Layout, name: str, host: str, identity: str, remote: str | N
             "unix_local": layout.path(f"{name}-gw"),
             "unix_peer": layout.path(f"{name}-host"),
         },
-        connection: {"proposals": [IKE_PROPOSAL], "qcd": "both", "sir": "off"},
+        connection: {"proposals": [IKE_PROPOSAL], "qcd": "both", "sir": "auto"},
         f"{connection}.local": {"auth": "psk", "id": identity, "secret_file": layout.path(SECRET)},
         f"{connection}.remote": peer,
         f"{connection}.children.{CHILD}": {"esp_proposals": [ESP_PROPOSAL]},

@@ -51,9 +51,9 @@ class Daemon:
         words = [sys.executable, "-m", "deadpeer", "gateway", str(self._config), "--log-format", "json"]
         self._process = await launch(self.name, words, self._record)
 
-    async def ready(self) -> None:
-        """Wait until it can answer. Raises LabError."""
-        await self._running().expect("ready", START_TIMEOUT_S + DOUBT_TTLS * 5)
+    async def ready(self, patience_s: float = START_TIMEOUT_S) -> None:
+        """Wait until it can answer. Raises LabError if that takes longer than its patience, seconds."""
+        await self._running().expect("ready", patience_s)
 
     async def kill(self) -> int:
         """SIGKILL; when, monotonic ns."""
@@ -120,15 +120,17 @@ class Field:
             config = config_files.write_member(place, plan, number, endpoint)
             self.members.append(Daemon(f"member {number}", config, self._of_member(number)))
         for client in place.clients:
-            config = config_files.write_client(place, client)
+            config = config_files.write_client(place, plan, client)
             self.clients.append(Daemon(f"client {client.number}", config, self._wake))
         await self._start_balancer(stack)
         await self._start_crowd(stack)
         for member in self.members:
             stack.push_async_callback(member.stop)
             await member.start()
-        await asyncio.gather(*(member.ready() for member in self.members))
-        known = time.monotonic() + DOUBT_TTLS * plan.lease_s
+        known = time.monotonic() + 1.0 + DOUBT_TTLS * plan.lease_s
+        # A number that the store does not know is taken only when no older lease of it can last any more.
+        patience_s = START_TIMEOUT_S + 2 * DOUBT_TTLS * plan.lease_s
+        await asyncio.gather(*(member.ready(patience_s) for member in self.members))
         if plan.standby:
             await self.activate(0)
             await self.steer(1, away=True)

@@ -85,7 +85,7 @@ class Outcome:
         return {
             "scenario": "failover" if self.plan.standby else "cluster",
             "lost": self.happening,
-            "method": "qcd",
+            "method": self.plan.method,
             "rtt_ms": 0.0,
             "resume": False,
             "peer_down_s": self.stopped_s,

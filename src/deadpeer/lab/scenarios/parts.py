@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from deadpeer.lab.options import LabError
+from deadpeer.lab.result import PROOF_OF
 from deadpeer.lab.scenarios.field import Field
 from deadpeer.lab.scenarios.outcome import Check, Client, Outcome, client_of, losses, none, within
 from deadpeer.lab.scenarios.plan import BACK_S, Happening
@@ -115,8 +116,11 @@ async def judge(
     bound_s = field.plan.lease_s + BACK_S if bound_s is None else bound_s
     asked = Counter(field.buyers.asked) - before.asked
     times = [float("inf") if c.recover_ms is None else c.recover_ms for c in clients]
+    proof = "nothing" if happening == "etcd" else PROOF_OF[field.plan.method]
+    found = sorted({client.verdict or "nothing" for client in clients})
     judged = (
         *([within("clients are back", max(times), bound_s)] if times else []),
+        *([Check("clients knew by", proof, ", ".join(found), found == [proof])] if times else []),
         none("tokens for living SAs", told),
         none("tokens for SAs that were used again afterwards", used),
         none("packets that the other clients lost", others_lost),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deadpeer.lab.options import LabError
+from deadpeer.lab.options import LabError, Method
 from deadpeer.lab.sites import is_free
 from deadpeer.values import Address
 
@@ -20,6 +20,9 @@ Happening = Literal["kill", "freeze", "cut", "etcd", "blink", "takeover", "stall
 HAPPENINGS: tuple[Happening, ...] = ("kill", "freeze", "cut", "etcd", "blink")
 """A member is killed; stopped for longer than its lease; cut off from etcd for as long; etcd is gone for
 longer than the leases; it is gone for less."""
+BLINK_LEASE_S = 5
+"""With shorter leases etcd takes too long to start for nobody to notice; then that is not in what is run by
+default."""
 STANDBY_HAPPENINGS: tuple[Happening, ...] = ("takeover", "stall", "both")
 """The active gateway is killed, and the other takes over; it is stopped, the other takes over, it goes on;
 both are told that they are active."""
@@ -54,13 +57,18 @@ class ClusterPlan:
     forward: bool = True
     standby: bool = False
     """Instead of a cluster two gateways of which one is active: no etcd, no lease."""
+    method: Method = "qcd"
+    """How clients find out: by a token, or by SIR."""
     blink_s: float | None = None
-    """How long etcd is gone for less than a lease; None: a quarter of the lease."""
+    """How long etcd is gone for less than a lease, besides the time that it needs to start; None: an eighth
+    of the lease, of which a third may have passed when it goes."""
 
     @classmethod
-    def of_standby(cls, clients: int, happenings: tuple[Happening, ...], seed: int) -> ClusterPlan:
+    def of_standby(
+        cls, clients: int, happenings: tuple[Happening, ...], seed: int, method: Method = "qcd"
+    ) -> ClusterPlan:
         """Two gateways and a balancer that leads to the active one."""
-        return cls(2, clients, 0, 0.0, happenings, seed=seed, forward=False, standby=True)
+        return cls(2, clients, 0, 0.0, happenings, seed=seed, forward=False, standby=True, method=method)
 
     def check(self) -> None:
         """Raise LabError (usage) for values that can't be run."""
@@ -77,7 +85,7 @@ class ClusterPlan:
     @property
     def short_s(self) -> float:
         """How long etcd is gone where nobody is to notice."""
-        return self.lease_s / 4 if self.blink_s is None else self.blink_s
+        return self.lease_s / 8 if self.blink_s is None else self.blink_s
 
     @property
     def stopped_s(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from tests.support.invariants import check_no_leaks, check_one_tunnel
@@ -492,3 +493,20 @@ def test_refusals_are_limited_per_source_and_in_total(what: str) -> None:
     before = len([s for s in pair.trace if s.sender == "bob"])
     pair.inject(Datagram(octets, MALLORY, BOB))
     assert len([s for s in pair.trace if s.sender == "bob"]) == before + 1
+
+
+def test_an_answer_much_larger_than_its_question_is_for_those_who_return_a_cookie() -> None:
+    """CERTREQ takes 20 octets for each CA: nothing to send to a source that may be forged."""
+    pair = Pair.with_psk()
+    trust = SimpleNamespace(authorities=bytes(20 * 100))
+    connections = [replace(c, remote=replace(c.remote, trust=trust)) for c in pair.bob.connections]
+    pair.bob.ike.handle(pair.now, Reload(tuple(connections)))
+    pair.feed("alice", Initiate("home", None, 1))
+    pair.settle()
+    assert pair.bob.ike.counters["dropped: cookie demanded"] == 1
+    question, answer = pair.trace[:2]
+    assert answer.sender == "bob"
+    assert len(answer.datagram.payload) <= 3 * len(question.datagram.payload)
+    large = next(s for s in pair.trace if s.reason == "IKE_SA_INIT response")
+    assert len(large.datagram.payload) > 2000
+    assert pair.alice.done[1].ok

@@ -25,6 +25,7 @@ from deadpeer.ike.exchanges.setup import (
     admitted,
     begin_auth,
     capabilities,
+    demand_cookie,
     half_open,
     read_capabilities,
     take_cookie,
@@ -51,6 +52,11 @@ if TYPE_CHECKING:
     from deadpeer.ike.cookie import CookieJar
 
 NOT_CHOSEN = Notify(NotifyType.NO_PROPOSAL_CHOSEN)
+
+AMPLIFICATION = 3
+"""An answer to a source that may be forged is at most so many times as large as the question."""
+FIXED_OCTETS = 260
+"""Of our IKE_SA_INIT response, but for the public value and the names of the CAs."""
 
 HINT_INTERVAL_S = 1.0
 """Unprotected errors to the same IKE_SA_INIT are told, and restart the backoff, no more often."""
@@ -229,6 +235,13 @@ def respond(
         wanted = Notify(NotifyType.INVALID_KE_PAYLOAD, group.transform_id.to_bytes(2, "big"))
         reply(env, message, datagram, wanted, "key exchange for another group")
         return
+    authorities = b"".join(
+        dict.fromkeys(c.remote.trust.authorities for c in candidates if c.remote.trust and c.send_certreq)
+    )
+    answer = FIXED_OCTETS + len(key.data) + len(authorities)
+    if not admission.proven and answer > AMPLIFICATION * len(octets):
+        demand_cookie(env, now, message, nonce, datagram, cookies)
+        return
     key_pair = generate_key(group, env.entropy)
     try:
         shared = key_pair.shared(key.data)
@@ -260,9 +273,6 @@ def respond(
         Nonce(sa.setup.nonce_r),
         *capabilities(sa, now, response=True),
     ]
-    authorities = b"".join(
-        dict.fromkeys(c.remote.trust.authorities for c in candidates if c.remote.trust and c.send_certreq)
-    )
     if authorities:
         payloads.append(CertificateRequest(CertEncoding.X509_SIGNATURE, authorities))
     sa.setup.response = encode_message(

@@ -165,10 +165,17 @@ def admitted(
     host = datagram.remote.host
     crowded = table.half_open_from(host, proven=False) >= config.half_open_per_source
     if not valid and (crowded or table.half_open >= config.cookie_threshold):
-        cookie = cookies.make(now, nonce.data, message.spi_i, datagram.remote)
-        reply(env, message, datagram, Notify(NotifyType.COOKIE, cookie), "cookie demanded")
+        demand_cookie(env, now, message, nonce, datagram, cookies)
         return None
     if valid and table.half_open_from(host, proven=True) >= config.half_open_per_proven_source:
         env.drop("too many half-open SAs of one source")
         return None
     return Admission(valid)
+
+
+def demand_cookie(
+    env: Environment, now: Now, message: Message, nonce: Nonce, datagram: Datagram, cookies: CookieJar
+) -> None:
+    """Have the initiator show that it is where its message says; nothing is kept."""
+    cookie = cookies.make(now, nonce.data, message.spi_i, datagram.remote)
+    reply(env, message, datagram, Notify(NotifyType.COOKIE, cookie), "cookie demanded")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -77,28 +76,27 @@ def test_rekeying_by_either_side_loses_no_packet(pair: Pair, tunnel: Tunnel) -> 
 
 
 def test_rekeying_by_both_sides_at_once_ends_with_one_sa_and_loses_no_packet(pair: Pair) -> None:
-    """charon is stopped for a moment: when it goes on, our request and its own command both wait for it.
+    """What they send is held until both have asked. Pings that come meanwhile are answered late.
 
-    Pings that come meanwhile wait in its socket too, and are answered late.
+    a                              b
+    |-- CREATE_CHILD_SA --->  <----|   both held
+    |------------------------------|   let go: a collision on either side
     """
-    tunnel, charon = GCM, pair.peers["b"]
+    tunnel = GCM
     pair.up(tunnel, by="a")
-    mark = charon.mark()
     with ThreadPoolExecutor(2) as pool, pair.pinging(tunnel, count=400) as pings:
         for child in ("c", None) * 4:
-            old = _ids(pair.sa(tunnel, "a"))
-            charon.freeze()
-            try:
+            old, marks = _ids(pair.sa(tunnel, "a")), pair.marks()
+            with pair.holding():
                 commands = [pool.submit(peer.rekey, tunnel, child) for peer in pair.peers.values()]
-                time.sleep(0.1)
-            finally:
-                charon.thaw()
+                pair.log_has("b", "generating CREATE_CHILD_SA request", marks["b"], 20.0)
+                pair.log_has("a", '"event":"retransmit"', marks["a"], 20.0)
             for command in commands:
                 command.result(20)
             pair.wait_agreed(tunnel, 10.0, partial(_differs, old))
+            pair.log_has("b", "collision", marks["b"])
         assert pings.finish() == Count(400, 400)
     pair.carries(tunnel)
-    assert "collision" in charon.log_since(mark), "no two rekeyings met in eight attempts"
     pair.down(tunnel, by="a")
 
 

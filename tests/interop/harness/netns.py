@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -59,6 +60,20 @@ class Namespace:
         if done.returncode:
             raise NetworkError(f"ip -batch in {self.name}: {done.stderr.strip()}")
 
+    def sysctl(self, name: str, value: int) -> None:
+        """Set a kernel parameter inside. Raises NetworkError."""
+        _checked(self.command("sysctl", "-qw", f"{name}={value}"))
+
+    def link_address(self, device: str) -> str:
+        """A device's link-layer address."""
+        (link,) = json.loads(self.ip("-json", "link", "show", "dev", device))
+        return str(link["address"])
+
+    def addresses(self, device: str) -> list[str]:
+        """The IPv4 addresses on a device."""
+        (link,) = json.loads(self.ip("-4", "-json", "addr", "show", "dev", device))
+        return [str(entry["local"]) for entry in link["addr_info"]]
+
     def delete(self) -> None:
         """Kill what still runs inside and delete it."""
         _delete(self.name)
@@ -71,6 +86,32 @@ def connect(a: Namespace, b: Namespace, device_a: str, device_b: str) -> None:
         for family in ("all", "default", device):
             space.run("sh", "-c", f"echo 0 >/proc/sys/net/ipv6/conf/{family}/accept_dad")
         space.ip("link", "set", device, "up")
+
+
+@contextlib.contextmanager
+def held(a: Namespace, b: Namespace, device: str) -> Iterator[None]:
+    """Hold every IPv4 packet between two linked namespaces, in both directions; let them go at the end.
+
+    Nobody answers ARP, and the kernel keeps the packets that wait for an answer. None is lost.
+    """
+    ends = (a, b), (b, a)
+    for space, _ in ends:
+        space.sysctl(f"net.ipv4.conf.{device}.arp_ignore", 8)
+        space.sysctl(f"net.ipv4.neigh.{device}.mcast_solicit", 1000)
+        space.sysctl(f"net.ipv4.neigh.{device}.unres_qlen_bytes", 16_000_000)
+    for space, _ in ends:
+        space.ip("neigh", "flush", "dev", device, "nud", "all")
+    try:
+        yield
+    finally:
+        for space, _ in ends:
+            space.sysctl(f"net.ipv4.conf.{device}.arp_ignore", 0)
+        for space, far in ends:
+            for address in far.addresses(device):
+                space.ip(
+                    "neigh", "replace", address, "lladdr", far.link_address(device), "dev", device,
+                    "nud", "reachable",
+                )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.interop.harness.netns import Namespace, connect, namespaces
+from tests.interop.harness.netns import Namespace, connect, held, namespaces
 from tests.interop.harness.peers import ChildView, Peer, SaView, until
 from tests.interop.harness.traffic import Count, Ping, ping
 from tests.interop.harness.tunnels import SIDES, Side, Tunnel, other
@@ -112,6 +112,10 @@ class Pair:
         """Pings in the background."""
         ends = tunnel.inner_address(by), tunnel.inner_address(other(by))
         return Ping(self.spaces[by], *ends, count, interval_s)
+
+    def holding(self) -> contextlib.AbstractContextManager[None]:
+        """Hold what the two sides send to each other (IPv4); it all arrives when the block ends."""
+        return held(self.spaces["a"], self.spaces["b"], LINK)
 
     @contextlib.contextmanager
     def capturing(self, side: Side, file: Path, only: str) -> Iterator[None]:

@@ -84,6 +84,7 @@ def test_rekeying_by_both_sides_at_once_ends_with_one_sa_and_loses_no_packet(pai
     """
     tunnel = GCM
     pair.up(tunnel, by="a")
+    mark = pair.peers["b"].mark()
     with ThreadPoolExecutor(2) as pool, pair.pinging(tunnel, count=400) as pings:
         for child in ("c", None) * 4:
             old, marks = _ids(pair.sa(tunnel, "a")), pair.marks()
@@ -94,9 +95,9 @@ def test_rekeying_by_both_sides_at_once_ends_with_one_sa_and_loses_no_packet(pai
             for command in commands:
                 command.result(20)
             pair.wait_agreed(tunnel, 10.0, partial(_differs, old))
-            pair.log_has("b", "collision", marks["b"])
         assert pings.finish() == Count(400, 400)
     pair.carries(tunnel)
+    pair.log_has("b", "collision", mark)  # charon does not say it each time
     pair.down(tunnel, by="a")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.interop.conftest import StartPair
-from tests.interop.harness.traffic import Count
+from tests.interop.harness.traffic import INTERVAL_S, Count
 from tests.interop.harness.tunnels import SIDES, Side, Tunnel, other
 
 pytestmark = pytest.mark.interop
@@ -24,17 +24,17 @@ def test_rekeyed_by_the_clock_without_losing_a_packet(start_pair: StartPair, by:
     pair = start_pair([tunnel])
     before = pair.up(tunnel, by="a")
     mark = pair.marks()["b"]
-    with pair.pinging(tunnel, 450) as forward, pair.pinging(tunnel, 450, by="b") as backward:
-        assert forward.finish() == Count(450, 450)
-        assert backward.finish() == Count(450, 450)
-    pair.wait_agreed(tunnel, 5.0)
-    text = pair.peers["b"].log_since(mark)
-    assert text.count("outbound CHILD_SA timed-c") >= 4
-    assert pair.sa(tunnel, "a").spi_i != before.spi_i
+    with pair.pinging(tunnel) as forward, pair.pinging(tunnel, by="b") as backward:
+        pair.log_has("b", r"(?s)(outbound CHILD_SA timed-c.*){4}", mark)
+        pair.wait_agreed(tunnel, also=lambda sa: sa.spi_i != before.spi_i)
+        for pinged in (forward.finish(), backward.finish()):
+            assert pinged == Count(pinged.sent, pinged.sent)
+            assert pinged.sent > 0
 
 
-AT_THE_SWITCH = 2
-"""Packets that may be lost when a peer's new IKE SA replaces its old one."""
+AT_THE_SWITCH_S = 1.0
+"""So long packets may be lost when a peer's new IKE SA replaces its old one: usually it is one or none, and
+on a busy machine those of the time until strongSwan has handled a message."""
 
 
 def test_strongswan_reauthenticates_make_before_break(start_pair: StartPair) -> None:
@@ -47,13 +47,14 @@ def test_strongswan_reauthenticates_make_before_break(start_pair: StartPair) -> 
     pair = start_pair([tunnel], charon={"make_before_break": "yes"})
     before = pair.up(tunnel, by="b")
     mark = pair.marks()["b"]
-    with pair.pinging(tunnel, 350) as forward, pair.pinging(tunnel, 350, by="b") as backward:
-        for pinged in (forward.finish(), backward.finish()):
-            assert pinged.sent == 350
-            assert pinged.received >= 350 - AT_THE_SWITCH
-    pair.log_has("b", r"reauthenticating IKE_SA again", mark)
-    pair.wait_agreed(tunnel, 5.0)
-    assert pair.sa(tunnel, "a").spi_i != before.spi_i
+    with pair.pinging(tunnel) as forward, pair.pinging(tunnel, by="b") as backward:
+        pair.log_has("b", r"reauthenticating IKE_SA again", mark)
+        pair.wait_agreed(tunnel, also=lambda sa: sa.spi_i != before.spi_i)
+        done = forward.finish(), backward.finish()
+    switches = pair.peers["b"].log_since(mark).count("reauthenticating IKE_SA again")
+    for pinged in done:
+        assert pinged.sent > 0
+        assert pinged.sent - pinged.received <= switches * AT_THE_SWITCH_S / INTERVAL_S
 
 
 # strongSwan's userspace ESP has no traps.
@@ -67,7 +68,7 @@ def test_close_action_brings_a_deleted_child_back(start_pair: StartPair, deletin
     old = {child.spi_in for child in before.children}
     pair.peers[deleting].down(tunnel, "c")
     if action == "trap":
-        pair.wait(lambda: pair.ping(tunnel, count=1, by=closing).received == 1, "traffic brings it back")
-    pair.wait_agreed(tunnel, 5.0, lambda sa: len(sa.children) == 2 and {c.spi_in for c in sa.children} != old)
+        pair.wait(lambda: pair.answers(tunnel, by=closing), "traffic brings it back")
+    pair.wait_agreed(tunnel, also=lambda sa: len(sa.children) == 2 and {c.spi_in for c in sa.children} != old)
     pair.carries(tunnel, "c")
     pair.carries(tunnel, "d")

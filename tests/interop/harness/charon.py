@@ -25,6 +25,8 @@ from deadpeer.lab import charon_files
 from deadpeer.lab.charon_files import CharonFiles
 
 _LOG_TAIL_LINES = 40
+PATIENCE_S = 60.0
+"""For what must come about; how fast that is is another question."""
 
 
 class CharonError(RuntimeError):
@@ -101,7 +103,7 @@ class Charon:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def start(self, timeout_s: float = 10.0) -> None:
+    def start(self, timeout_s: float = PATIENCE_S) -> None:
         """Start charon and return when its control socket answers. SAs of an earlier one are gone."""
         if self.running:
             raise CharonError("charon runs already")
@@ -114,10 +116,10 @@ class Charon:
         """SIGKILL: the crash. Returns when the process is gone."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(PATIENCE_S)
             self._process = None
 
-    def stop(self, timeout_s: float = 5.0) -> None:
+    def stop(self, timeout_s: float = 30.0) -> None:
         """SIGTERM, which deletes its SAs; SIGKILL if that takes longer than `timeout_s`."""
         if self._process is None:
             return
@@ -136,7 +138,7 @@ class Charon:
 
     # -- configuration and commands
 
-    def load(self, swanctl_conf: str, timeout_s: float = 10.0) -> None:
+    def load(self, swanctl_conf: str, timeout_s: float = PATIENCE_S) -> None:
         """Load connections and secrets, a swanctl.conf as text (`swanctl --load-all`).
 
         Certificates may be named by absolute paths there; private keys go into `private_directory`.
@@ -158,22 +160,24 @@ class Charon:
         """Where `load` looks for private keys (PEM)."""
         return self._files.swanctl_directory / "private"
 
-    def initiate(self, child: str | None, connection: str | None = None, timeout_s: float = 10.0) -> None:
+    def initiate(
+        self, child: str | None, connection: str | None = None, timeout_s: float = PATIENCE_S
+    ) -> None:
         """Bring up a child (with its IKE SA where there is none), or the IKE SA alone if `child` is None."""
         self._command("initiate", _named(connection, child), timeout_s)
 
     def terminate(
-        self, connection: str | None = None, child: str | None = None, timeout_s: float = 10.0
+        self, connection: str | None = None, child: str | None = None, timeout_s: float = PATIENCE_S
     ) -> None:
         """Delete IKE SAs or child SAs by name, politely."""
         self._command("terminate", _named(connection, child), timeout_s)
 
     def rekey(self, connection: str | None = None, child: str | None = None) -> None:
         """Begin rekeying IKE SAs or child SAs by name; list_sas shows when it is done."""
-        with self._session(5.0) as session, self._explained("rekey"):
+        with self._session(PATIENCE_S) as session, self._explained("rekey"):
             session.rekey(_named(connection, child))
 
-    def list_sas(self, connection: str | None = None, timeout_s: float = 5.0) -> list[CharonSa]:
+    def list_sas(self, connection: str | None = None, timeout_s: float = PATIENCE_S) -> list[CharonSa]:
         """The IKE SAs with their children, of one connection or all."""
         request = {"ike": connection} if connection else {}
         with self._session(timeout_s) as session, self._explained("list-sas"):
@@ -185,7 +189,7 @@ class Charon:
         """What charon logged since the directory was made, over all its lives."""
         return self._files.log_text()
 
-    def wait_for_log(self, pattern: str, timeout_s: float = 10.0, start: int = 0) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, timeout_s: float = PATIENCE_S, start: int = 0) -> re.Match[str]:
         """Wait for a regular expression in the log, from character `start` on."""
         found: list[re.Match[str]] = []
 

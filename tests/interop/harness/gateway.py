@@ -17,6 +17,8 @@ from deadpeer.gateway.client import ControlError, call
 
 _ROOT = Path(__file__).parents[3]
 _LOG_TAIL_LINES = 60
+PATIENCE_S = 60.0
+"""For what must come about; how fast that is is another question."""
 
 
 class GatewayError(RuntimeError):
@@ -48,7 +50,7 @@ class Gateway:
             raise GatewayError(self.explain("the gateway does not run"))
         return self._process.pid
 
-    def start(self, timeout_s: float = 20.0) -> None:
+    def start(self, timeout_s: float = PATIENCE_S) -> None:
         """Start it and return when it says that it is ready."""
         mark = len(self.log())
         command = [sys.executable, "-m", "deadpeer", "gateway", str(self.config), "--log-format", "json"]
@@ -66,10 +68,10 @@ class Gateway:
         """SIGKILL: the crash."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(PATIENCE_S)
             self._process = None
 
-    def stop(self, timeout_s: float = 10.0) -> int | None:
+    def stop(self, timeout_s: float = PATIENCE_S) -> int | None:
         """SIGTERM. The exit status, or None if it had to be killed."""
         if self._process is None:
             return None
@@ -86,7 +88,7 @@ class Gateway:
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def ask(self, command: str, timeout_s: float = 20.0, **request: object) -> Mapping[str, Any]:
+    def ask(self, command: str, timeout_s: float = PATIENCE_S, **request: object) -> Mapping[str, Any]:
         """One request through the control socket; what the answer has as data."""
         try:
             answer = call(self.directory / "control.sock", command, request, timeout_s)
@@ -117,7 +119,7 @@ class Gateway:
         return found
 
     def wait_for(
-        self, event: str, timeout_s: float = 10.0, start: int = 0, **fields: object
+        self, event: str, timeout_s: float = PATIENCE_S, start: int = 0, **fields: object
     ) -> dict[str, Any]:
         """The first event of this kind from `start` on whose fields are as given."""
         wanted = {"event": event, **fields}

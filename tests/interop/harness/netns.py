@@ -36,7 +36,7 @@ class Namespace:
         """The command line that runs `arguments` inside."""
         return ["ip", "netns", "exec", self.name, *arguments]
 
-    def run(self, *arguments: str, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a command inside to its end, whatever its status. Raises TimeoutExpired."""
         return subprocess.run(
             self.command(*arguments), capture_output=True, text=True, timeout=timeout_s, check=False
@@ -54,7 +54,7 @@ class Namespace:
             input="\n".join(lines),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=False,
         )
         if done.returncode:
@@ -149,7 +149,7 @@ def _ip(*arguments: str) -> str:
 
 
 def _checked(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         raise NetworkError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.interop.harness.netns import Namespace, connect, held, namespaces
-from tests.interop.harness.peers import ChildView, Peer, SaView, until
-from tests.interop.harness.traffic import Count, Ping, ping
+from tests.interop.harness.peers import PATIENCE_S, ChildView, Peer, SaView, until
+from tests.interop.harness.traffic import BRIEF_S, ENDLESS, INTERVAL_S, LINGER_S, Count, Ping, ping
 from tests.interop.harness.tunnels import SIDES, Side, Tunnel, other
 
 LINK = "link0"
@@ -50,7 +50,7 @@ class Pair:
         """Bring a child up from side `by` and check that both logs and both tables show it."""
         marks = self.marks()
         self.peers[by].up(tunnel, child)
-        self.wait_agreed(tunnel, 5.0)
+        self.wait_agreed(tunnel)
         self.logged("child_up", tunnel, marks, child)
         return self.sa(tunnel, "a")
 
@@ -66,7 +66,7 @@ class Pair:
         before = self.sa(tunnel, "a")
         name = tunnel.child_name(child)
         self.peers[by].down(tunnel, child)
-        self.wait_agreed(tunnel, 5.0, lambda sa: name not in {view.name for view in sa.children})
+        self.wait_agreed(tunnel, also=lambda sa: name not in {view.name for view in sa.children})
         after = self.sa(tunnel, "a")
         assert (after.spi_i, after.spi_r) == (before.spi_i, before.spi_r)
         assert set(_spis(after)) < set(_spis(before))
@@ -77,7 +77,7 @@ class Pair:
         before, marks = self.sa(tunnel, "a"), self.marks()
         old = _named(before, name)
         self.peers[by].rekey(tunnel, child or tunnel.children[0])
-        self.wait_agreed(tunnel, 10.0, lambda sa: _named(sa, name).spi_in != old.spi_in)
+        self.wait_agreed(tunnel, also=lambda sa: _named(sa, name).spi_in != old.spi_in)
         after = self.sa(tunnel, "a")
         assert (after.spi_i, after.spi_r) == (before.spi_i, before.spi_r)
         assert _named(after, name).spi_out != old.spi_out
@@ -87,7 +87,7 @@ class Pair:
         """Rekey the IKE SA from side `by`; the children live on under the new one."""
         before, marks = self.sa(tunnel, "a"), self.marks()
         self.peers[by].rekey(tunnel)
-        self.wait_agreed(tunnel, 10.0, lambda sa: sa.spi_i != before.spi_i and sa.spi_r != before.spi_r)
+        self.wait_agreed(tunnel, also=lambda sa: sa.spi_i != before.spi_i and sa.spi_r != before.spi_r)
         assert _spis(self.sa(tunnel, "a")) == _spis(before)
         self.logged("ike_sa_rekeyed", tunnel, marks)
 
@@ -104,12 +104,26 @@ class Pair:
             assert view.octets_in > before[side].octets_in
             assert view.octets_out > before[side].octets_out
 
-    def ping(self, tunnel: Tunnel, child: str | None = None, count: int = 5, *, by: Side = "a") -> Count:
+    def ping(
+        self,
+        tunnel: Tunnel,
+        child: str | None = None,
+        count: int = 5,
+        *,
+        by: Side = "a",
+        linger_s: float = LINGER_S,
+    ) -> Count:
         source, destination = tunnel.inner_address(by, child), tunnel.inner_address(other(by), child)
-        return ping(self.spaces[by], source, destination, count)
+        return ping(self.spaces[by], source, destination, count, linger_s=linger_s)
 
-    def pinging(self, tunnel: Tunnel, count: int, interval_s: float = 0.01, by: Side = "a") -> Ping:
-        """Pings in the background."""
+    def answers(self, tunnel: Tunnel, child: str | None = None, *, by: Side = "a") -> bool:
+        """Whether one ping comes back soon: to be asked again, or where none is to come."""
+        return self.ping(tunnel, child, 1, by=by, linger_s=BRIEF_S).received == 1
+
+    def pinging(
+        self, tunnel: Tunnel, count: int = ENDLESS, interval_s: float = INTERVAL_S, by: Side = "a"
+    ) -> Ping:
+        """Pings in the background, until so many have left or `finish` is called for."""
         ends = tunnel.inner_address(by), tunnel.inner_address(other(by))
         return Ping(self.spaces[by], *ends, count, interval_s)
 
@@ -130,10 +144,10 @@ class Pair:
                 assert heard, "dumpcap did not begin"
                 yield
                 # What the kernel has buffered comes with its next wake-up.
-                time.sleep(0.5)
+                time.sleep(2.0)
             finally:
                 process.send_signal(signal.SIGINT)
-                process.communicate(timeout=10)
+                process.communicate(timeout=PATIENCE_S)
 
     # -- what is there
 
@@ -159,7 +173,10 @@ class Pair:
         return a if same and a.children else None
 
     def wait_agreed(
-        self, tunnel: Tunnel, timeout_s: float, also: Callable[[SaView], bool] = lambda _: True
+        self,
+        tunnel: Tunnel,
+        timeout_s: float = PATIENCE_S,
+        also: Callable[[SaView], bool] = lambda _: True,
     ) -> None:
         def look() -> bool:
             view = self.agreed(tunnel)
@@ -167,10 +184,10 @@ class Pair:
 
         self.wait(look, f"both sides agree on {tunnel.name}", timeout_s)
 
-    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = 5.0) -> None:
+    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait; a failure shows both logs' tails."""
         try:
-            until(condition, timeout_s, what)
+            until(condition, what, timeout_s)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.tails()}") from None
 
@@ -187,7 +204,9 @@ class Pair:
             pattern = _LOGGED[peer.kind][what].format(c=re.escape(tunnel.name), k=re.escape(name))
             self.log_has(side, pattern, since[side])
 
-    def log_has(self, side: Side, pattern: str, since: int = 0, timeout_s: float = 2.0) -> re.Match[str]:
+    def log_has(
+        self, side: Side, pattern: str, since: int = 0, timeout_s: float = PATIENCE_S
+    ) -> re.Match[str]:
         """A side's log matches a regular expression since a mark, or soon does."""
         peer, compiled = self.peers[side], re.compile(pattern)
         self.wait(

@@ -238,11 +238,15 @@ def _our_child(child: Mapping[str, Any]) -> ChildView:
     )
 
 
+PATIENCE_S = 60.0
+"""How long a scenario waits for what must come about. It says nothing about how fast that is."""
+
+
 class StillNotError(AssertionError):
     """What a scenario waited for did not come about in time."""
 
 
-def until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+def until(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
     """Wait for a condition. Raises StillNotError with `what` was waited for."""
     end = time.monotonic() + timeout_s
     while not condition():

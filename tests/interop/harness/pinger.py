@@ -1,12 +1,13 @@
-"""Echo requests at a pace, and their answers: `python pinger.py SOURCE DESTINATION COUNT INTERVAL_S OCTETS`.
+"""Echo requests at a pace, and their answers: `SOURCE DESTINATION COUNT INTERVAL_S OCTETS LINGER_S`.
 
-Prints "SENT RECEIVED". iputils' ping waits for the last answer only twice the longest time of those before,
-which on a busy machine is too short; this one waits for as long as LINGER_S.
+Prints "SENT RECEIVED". A COUNT of 0: until its standard input ends. iputils' ping waits for the last answer
+only twice the longest time of those before, which on a busy machine is too short; this one for LINGER_S.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
@@ -14,11 +15,12 @@ import struct
 import sys
 import time
 
-LINGER_S = 2.0
 HEADER = struct.Struct("!BBHHH")
 
 
-def main(source: str, destination: str, count: int, interval_s: float, octets: int) -> tuple[int, int]:
+def main(
+    source: str, destination: str, count: int, interval_s: float, octets: int, linger_s: float
+) -> tuple[int, int]:
     """Ping; how many were sent, and how many of them were answered."""
     v6 = ":" in destination
     family, protocol = (
@@ -28,30 +30,37 @@ def main(source: str, destination: str, count: int, interval_s: float, octets: i
     tag = int.from_bytes(os.urandom(2), "big")
     waiting: set[int] = set()
     sent = lost = 0
+    listened = [] if count else [sys.stdin.fileno()]
     with socket.socket(family, socket.SOCK_RAW, protocol) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.bind((source, 0))
         sock.setblocking(False)
-        start = time.monotonic()
-        end = start + count * interval_s + LINGER_S
-        while sent < count or (waiting and time.monotonic() < end):
-            now = time.monotonic()
-            if sent < count and now >= start + sent * interval_s:
+        now = due = time.monotonic()
+        end = math.inf
+        while now < end and (waiting or end == math.inf):
+            if end == math.inf and now >= due:
                 # Without a route it is sent in vain.
                 with contextlib.suppress(OSError):
                     sock.sendto(request(ask, tag, sent, octets, v6), (destination, 0))
                     waiting.add(sent)
                 lost += sent not in waiting
                 sent += 1
-                continue
-            due = start + sent * interval_s if sent < count else end
-            if select.select([sock], [], [], max(0.0, due - now))[0]:
+                # What this process had no time for is not made up for: queues are for the pace.
+                due = now + interval_s
+                if sent == count:
+                    end = now + linger_s
+            wait_s = max(0.0, (due if end == math.inf else end) - now)
+            readable, _, _ = select.select([sock, *listened], [], [], wait_s)
+            if listened and listened[0] in readable:
+                listened, end = [], time.monotonic() + linger_s
+            if sock in readable:
                 packet = sock.recv(65535)
                 message = packet if v6 else packet[4 * (packet[0] & 15) :]
                 if len(message) == HEADER.size + octets:
                     kind, _, _, whose, number = HEADER.unpack_from(message)
                     if (kind, whose) == (answer, tag):
                         waiting.discard(number)
+            now = time.monotonic()
     return sent, sent - lost - len(waiting)
 
 
@@ -71,4 +80,5 @@ def _checksum(data: bytes) -> int:
 
 
 if __name__ == "__main__":
-    print(*main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])))
+    _, source, destination, count, interval, octets, linger = sys.argv
+    print(*main(source, destination, int(count), float(interval), int(octets), float(linger)))

@@ -6,6 +6,8 @@ import socket
 import sys
 
 _PORT = 7
+_PATIENCE_S = 150
+"""For the whole of it: a sendall has one limit for all that it sends."""
 
 
 def receive(address: str) -> None:
@@ -22,7 +24,9 @@ def receive(address: str) -> None:
 
 def send(source: str, destination: str, octets: int) -> None:
     data = random.Random(octets).randbytes(octets)
-    with socket.create_connection((destination, _PORT), timeout=20, source_address=(source, 0)) as connection:
+    with socket.create_connection(
+        (destination, _PORT), timeout=_PATIENCE_S, source_address=(source, 0)
+    ) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         connection.recv(1)

@@ -15,6 +15,15 @@ _PINGER = Path(__file__).with_name("pinger.py")
 _TCP = Path(__file__).with_name("tcp.py")
 
 
+INTERVAL_S = 0.01
+LINGER_S = 20.0
+"""For the last answer, where one must come: nothing is waited for once all are there."""
+BRIEF_S = 1.0
+"""Where none may come, or the next ping will tell."""
+ENDLESS = 0
+"""A number of pings: they go on until they are to finish."""
+
+
 @dataclass(frozen=True)
 class Count:
     """Pings that left and answers that came."""
@@ -32,23 +41,33 @@ class Ping:
         source: str,
         destination: str,
         count: int,
-        interval_s: float = 0.01,
+        interval_s: float = INTERVAL_S,
         octets: int = 56,
+        linger_s: float = LINGER_S,
     ) -> None:
-        numbers = (str(count), str(interval_s), str(octets))
+        numbers = (str(count), str(interval_s), str(octets), str(linger_s))
         command = space.command(sys.executable, "-I", "-S", str(_PINGER), source, destination, *numbers)
-        self._bound_s = count * interval_s + 30.0
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._bound_s = count * interval_s + linger_s + 60.0
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def __enter__(self) -> Ping:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._process.kill()
-        self._process.wait(10)
+        self._process.communicate(timeout=60)
 
     def finish(self) -> Count:
-        """Wait for the last one. A ping that could not even start fails with its own words."""
+        """Wait for the last one; without a count no more leave.
+
+        A ping that could not even start fails with its own words.
+        """
         text, _ = self._process.communicate(timeout=self._bound_s)
         match = re.fullmatch(r"(\d+) (\d+)\n", text)
         assert match is not None, text
@@ -60,11 +79,12 @@ def ping(
     source: str,
     destination: str,
     count: int = 5,
-    interval_s: float = 0.01,
+    interval_s: float = INTERVAL_S,
     octets: int = 56,
+    linger_s: float = LINGER_S,
 ) -> Count:
-    """Ping to the end, with so many octets behind the ICMP header."""
-    with Ping(space, source, destination, count, interval_s, octets) as running:
+    """Ping to the end, with so many octets behind the ICMP header; wait so long for the last answers."""
+    with Ping(space, source, destination, count, interval_s, octets, linger_s) as running:
         return running.finish()
 
 

@@ -1,6 +1,6 @@
 """A program: `SOURCE DESTINATION PORT HEX` sends one datagram to that port and prints the answer.
 
-Payloads are in hexadecimal. Exits 1 where no answer comes within two seconds.
+Payloads are in hexadecimal. Exits 1 where no answer comes within half a minute.
 """
 
 import socket
@@ -13,7 +13,7 @@ def ask(source: str, destination: str, port: int, payload: bytes) -> bytes | Non
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.bind((source, 0))
         sock.connect((destination, port))
-        sock.settimeout(2.0)
+        sock.settimeout(30.0)
         sock.send(payload)
         try:
             return sock.recv(65535)

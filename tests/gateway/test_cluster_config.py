@@ -136,6 +136,13 @@ def test_forwarding_can_be_switched_off(place: Path) -> None:
     assert loaded(place, forward_listen="[2001:db8::1]:4501").forward == Address("2001:db8::1", 4501)
 
 
+def test_the_others_are_told_where_we_listen_or_what_stands_for_it(place: Path) -> None:
+    assert loaded(place).advertise == Address("127.0.0.1", 15502)
+    told = loaded(place, forward_advertise="198.51.100.10:4501")
+    assert (told.forward, told.advertise) == (Address("127.0.0.1", 15502), Address("198.51.100.10", 4501))
+    assert loaded(place, forward=False, forward_advertise="198.51.100.10:4501").advertise is None
+
+
 def test_check_sums_it_up_without_anything_secret(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_config(place, base_document() | {"cluster": base_cluster()})
     assert main(["check", str(file)]) == 0

@@ -39,6 +39,7 @@ SPECIAL: dict[PAIR, list[object]] = {
     ("cluster", "lease"): ["2500ms"],
     ("cluster", "margin"): ["3s"],
     ("cluster", "forward_listen"): ["0.0.0.0:4501", "127.0.0.1", "host.example:4501", "127.0.0.1:0"],
+    ("cluster", "forward_advertise"): ["0.0.0.0:4501", "127.0.0.1", "host.example:4501", "127.0.0.1:0"],
     ("standby", "address"): ["::", "host.example", "224.0.0.1", "192.0.2.1/24"],
     ("standby", "key_file"): ["absent.key", "/dev/null", ".", "home.psk"],
     ("standby", "listen"): ["127.0.0.2", "host.example:4502", "127.0.0.1:4502", "0.0.0.0:4502"],

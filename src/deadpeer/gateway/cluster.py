@@ -82,7 +82,7 @@ class ClusterMember:
             cluster=options.name,
             number=options.member,
             machine=machine(site.state_dir),
-            forward="" if options.forward is None else str(options.forward),
+            forward="" if options.advertise is None else str(options.advertise),
             ttl_s=options.lease_s,
             margin=options.margin,
         )

@@ -33,7 +33,8 @@ class EtcdOptions:
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """Membership of a cluster. `key`: 32 octets. `forward`: where we take forwarded datagrams, or None."""
+    """Membership of a cluster. `key`: 32 octets. `forward`: where we take forwarded datagrams, or None.
+    `advertise`: where the others are told to send them, or None."""
 
     name: str
     member: int
@@ -42,6 +43,7 @@ class ClusterOptions:
     lease_s: int
     margin: Margin
     forward: Address | None
+    advertise: Address | None
     forward_rate: Rate
 
 
@@ -64,6 +66,7 @@ def resolve_cluster(section: ClusterSection, directory: Path, problems: Problems
     problems.check("cluster.lease", lambda: _check_lease(section.lease))
     problems.check("cluster.margin", lambda: _check_margin(section.lease, margin))
     forward = problems.get("cluster.forward_listen", lambda: _forward(section))
+    advertise = problems.get("cluster.forward_advertise", lambda: _advertise(section)) or forward
     if key is None or len(problems) > before:
         return None
     return ClusterOptions(
@@ -74,6 +77,7 @@ def resolve_cluster(section: ClusterSection, directory: Path, problems: Problems
         lease_s=int(section.lease),
         margin=margin,
         forward=forward,
+        advertise=advertise,
         forward_rate=Rate(section.forward_rate, section.forward_rate),
     )
 
@@ -185,13 +189,23 @@ def _forward(section: ClusterSection) -> Address | None:
             'is missing; forward needs it, for example: forward_listen = "192.0.2.10:4501"; or write'
             " forward = false"
         )
+    return _member_address(text, "forward_listen")
+
+
+def _advertise(section: ClusterSection) -> Address | None:
+    text = section.forward_advertise
+    return None if text is None or not section.forward else _member_address(text, "forward_advertise")
+
+
+def _member_address(text: str, key: str) -> Address:
+    example = f'for example: {key} = "192.0.2.10:4501"'
     host, _, port = text.rpartition(":")
     if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise Problem(f'"{text}" has no port, for example: forward_listen = "192.0.2.10:4501"')
+        raise Problem(f'"{text}" has no port, {example}')
     try:
         address = parse_host(host.removeprefix("[").removesuffix("]"))
     except ValueError as error:
-        raise Problem(f'{error}; for example: forward_listen = "192.0.2.10:4501"') from None
+        raise Problem(f"{error}; {example}") from None
     if address.is_unspecified or address.is_multicast:
         raise Problem(f"{host} is told to the other members, who can't send there; name one of our addresses")
     return Address(str(address), int(port))

@@ -80,6 +80,12 @@ class ClusterSection(Section):
         "With forward: our address and UDP port for packets that other members hand to us. They are told it.",
         '"192.0.2.10:4501"',
     )
+    forward_advertise: Text | None = key(
+        None,
+        "With forward: the address and UDP port that the other members are told, where something in between"
+        " translates it. Default: forward_listen.",
+        '"198.51.100.10:4501"',
+    )
     forward_rate: Burst = key(
         20_000.0, "Packets a second that we hand to other members at most; more are dropped.", "20000.0"
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Signals = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
 EVENTS = {
-    "cluster": ("kill", "freeze", "cut", "etcd", "blink"),
+    "cluster": ("kill", "freeze", "cut", "split", "etcd", "blink"),
     "failover": ("takeover", "stall", "both"),
 }
 
@@ -49,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument(
         "--event",
         choices=(*EVENTS["cluster"], *EVENTS["failover"], "all"),
-        help="cluster: a member is killed; stopped and going on; cut off from etcd; etcd is down for longer"
-        " than the leases, or for less. failover: the active gateway is killed, or stopped and going on; or"
-        " both are told that they are active (default: all of them)",
+        help="cluster: a member is killed; stopped and going on; cut off from etcd; all are cut off from each"
+        " other; etcd is down for longer than the leases, or for less. failover: the active gateway is"
+        " killed, or stopped and going on; or both are told that they are active (default: all of them)",
     )
 
 
@@ -119,7 +119,9 @@ def _plans(args: argparse.Namespace) -> list[ClusterPlan]:
         plan.check()
         return [plan]
     given = {"members": args.members, "clients": args.clients, "lease_s": args.lease, "beyond_s": args.down}
-    usual = tuple(h for h in HAPPENINGS if h != "blink" or args.lease is None or args.lease >= BLINK_LEASE_S)
+    left_out = set() if args.lease is None or args.lease >= BLINK_LEASE_S else {"blink"}
+    left_out |= {"split"} if args.forward is False else set()
+    usual = tuple(happening for happening in HAPPENINGS if happening not in left_out)
     plan = ClusterPlan(
         happenings=usual if every else (args.event,),
         seed=seed,

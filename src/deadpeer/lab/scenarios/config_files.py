@@ -45,6 +45,7 @@ def write_member(layout: Layout, plan: ClusterPlan, number: int, etcd: str = "")
             "lease": float(plan.lease_s),
             "forward": plan.forward,
             "forward_listen": f"{host}:{layout.forward_port}",
+            "forward_advertise": f"{layout.own[number]}:{layout.forward_port}",
         }
     tables[f"connections.{CONNECTION}"]["remote_addrs"] = ["%any"]
     tables[f"connections.{CONNECTION}.children.{CHILD}"] |= {

@@ -19,6 +19,7 @@ from deadpeer.lab.process import Process, Record, launch
 from deadpeer.lab.scenarios import config_files
 from deadpeer.lab.scenarios.balancer import BalancerConfig
 from deadpeer.lab.scenarios.buyers import Buyers
+from deadpeer.lab.scenarios.byways import Byways
 from deadpeer.lab.scenarios.crowd import CrowdConfig
 from deadpeer.lab.scenarios.etcd import Etcd, Road, require_etcd
 from deadpeer.lab.scenarios.plan import SERVER_INNER, ClusterPlan, Layout, layout
@@ -104,6 +105,7 @@ class Field:
         self.traffic = [TrafficLog() for _ in range(plan.clients)]
         self.etcd = Etcd(place, program)
         self.roads = [Road(self.etcd.port) for _ in place.members]
+        self.byways = Byways(place)
         self.members: list[Daemon] = []
         self.clients: list[Daemon] = []
         self._changed = asyncio.Event()
@@ -209,6 +211,8 @@ class Field:
         for road in self.roads:
             stack.push_async_callback(road.stop)
             endpoints.append(await road.start())
+        stack.callback(self.byways.stop)
+        self.byways.start()
         return endpoints
 
     async def _command(self, member: int, command: str) -> int:

@@ -15,6 +15,8 @@ WORDS: dict[Happening, str] = {
     "kill": "member {member} was killed",
     "freeze": "member {member} was stopped for {stopped:g} s, and went on",
     "cut": "member {member} was cut off from etcd for {stopped:g} s",
+    "split": "members were cut off from each other for {stopped:g} s, and the balancer moved the clients of"
+    " member {member}, which lives",
     "etcd": "etcd was down for {stopped:g} s",
     "blink": "etcd was down for {stopped:g} s, for less than a lease",
     "takeover": "gateway {member}, which was active, was killed, and the other took over",
@@ -77,8 +79,8 @@ class Outcome:
     def to_record(self) -> dict[str, Any]:
         """The run as `deadpeer lab --json` prints it: the keys of every run, then those of a cluster.
 
-        Times count from what happened (for `etcd` from its return), those of the slowest client. `verdict`
-        is null where none was needed, or clients came to different ones.
+        Times count from what happened (for `etcd` and `split` from its end), those of the slowest client.
+        `verdict` is null where none was needed, or clients came to different ones.
         """
         verdicts = {client.verdict for client in self.clients}
         first = self.clients[0] if self.clients else None
@@ -127,7 +129,7 @@ class Outcome:
         what = WORDS[self.happening].format(member=self.member, stopped=stopped)
         slowest = _slowest([client.recover_ms for client in self.clients])
         whose = "all clients" if self.happening == "etcd" else f"its {len(self.clients)} client(s)"
-        since = "after its return" if self.happening == "etcd" else "later"
+        since = {"etcd": "after its return", "split": "after that"}.get(self.happening, "later")
         back = "did not all come back" if slowest is None else f"were back {slowest / 1000:.1f} s {since}"
         sentences = [f"{what[0].upper()}{what[1:]}{f'; {whose} {back}' if self.clients else ''}."]
         if self.others:

@@ -16,10 +16,12 @@ from deadpeer.lab.options import LabError, Method
 from deadpeer.lab.sites import is_free
 from deadpeer.values import Address
 
-Happening = Literal["kill", "freeze", "cut", "etcd", "blink", "takeover", "stall", "both"]
-HAPPENINGS: tuple[Happening, ...] = ("kill", "freeze", "cut", "etcd", "blink")
-"""A member is killed; stopped for longer than its lease; cut off from etcd for as long; etcd is gone for
-longer than the leases; it is gone for less."""
+Happening = Literal["kill", "freeze", "cut", "split", "etcd", "blink", "takeover", "stall", "both"]
+HAPPENINGS: tuple[Happening, ...] = ("kill", "freeze", "cut", "split", "etcd", "blink")
+"""A member is killed; stopped for longer than its lease; cut off from etcd for as long; all are cut off from
+each other; etcd is gone for longer than the leases; it is gone for less."""
+LOSE_NOTHING: frozenset[Happening] = frozenset({"split", "etcd"})
+"""After these clients go on with the SAs that they have, and need no verdict."""
 BLINK_LEASE_S = 5
 """With shorter leases etcd takes too long to start for nobody to notice; then that is not in what is run by
 default."""
@@ -81,6 +83,13 @@ class ClusterPlan:
                 raise LabError(f"--{name} {value}: must be between {least} and {most}", usage=True)
         if not self.standby and not (math.isfinite(self.beyond_s) and 0.5 <= self.beyond_s <= 600):
             raise LabError(f"--down {self.beyond_s:g}: must be between 0.5 and 600 seconds", usage=True)
+        for happening in self.happenings:
+            self.check_event(happening)
+
+    def check_event(self, happening: Happening) -> None:
+        """Raise LabError (usage) if this can't happen to such a cluster."""
+        if happening == "split" and not self.forward:
+            raise LabError("--event split: members that hand nothing on have no way to be cut", usage=True)
 
     @property
     def short_s(self) -> float:

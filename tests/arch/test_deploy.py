@@ -326,11 +326,22 @@ def test_the_gateway_is_told_that_the_address_has_moved(tmp_path: Path, state: s
     )
     found = tmp_path / "told"
     assert (found.read_text().strip() if found.exists() else "") == told
+    found.unlink(missing_ok=True)
+    assert _run(tmp_path, "deadpeer", f'echo "$@" > {tmp_path}/told', SCRIPTS[2]) == 0
+    assert found.read_text().strip() == (told or "standby"), "the check tells it again"
+
+
+def test_the_check_fails_where_the_gateway_does_not_answer(tmp_path: Path) -> None:
+    assert _run(tmp_path, "deadpeer", "exit 1", SCRIPTS[2]) == 1
 
 
 def _run(place: Path, command: str, says: str, script: Path, *arguments: str) -> int:
     (place / command).write_text(f"#!/bin/sh\n{says}\n")
     (place / command).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{place}:{os.environ['PATH']}",
+        "DEADPEER_TOLD": str(place / "last-told"),
+    }
     done = subprocess.run([script, *arguments], env=environment, capture_output=True, check=False)
     return done.returncode

@@ -6,28 +6,14 @@ import os
 
 import pytest
 from tests.support.fleet import Fleet, Gateway, S
+from tests.support.mallory import Mallory
 
 from deadpeer.cluster.secrets import KeyKind
 from deadpeer.crash.options import Method, PolicyOptions, QcdOptions, SirOptions
-from deadpeer.values import Address, Datagram
 
 QCD = (PolicyOptions((Method.QCD, Method.LIVENESS)),)
 SIR = (QcdOptions("off"), SirOptions("force"), PolicyOptions((Method.SIR, Method.LIVENESS)))
 SEEDS = int(os.environ.get("DEADPEER_SEEDS", "15"))
-MALLORY = Address("203.0.113.66", 4500)
-
-
-def reveal_attempts(fleet: Fleet) -> None:
-    """Every captured request, to every member, from the victim and from Mallory, with both flags."""
-    for captured in list(fleet.captured):
-        flipped = bytearray(captured.payload)
-        flipped[4 + 19] ^= 0x08
-        for payload in (captured.payload, bytes(flipped)):
-            for member, gateway in enumerate(fleet.gateways):
-                if gateway.node is None:
-                    continue
-                for sender in (captured.local, MALLORY):
-                    fleet.inject(member, Datagram(payload, sender, captured.remote))
 
 
 def test_clients_of_a_dead_member_come_back_by_the_tokens_of_others() -> None:
@@ -65,14 +51,17 @@ def test_before_the_lease_has_run_out_nobody_says_a_word() -> None:
 
 @pytest.mark.parametrize("forwards", [True, False])
 def test_packets_of_a_living_sa_that_a_balancer_brings_to_another_member(forwards: bool) -> None:
-    fleet = Fleet(3, members=3, clients=3, extensions=QCD).up()
+    fleet = Fleet(3, members=3, clients=3, extensions=QCD)
+    mallory = Mallory(fleet)
+    fleet.up()
     for gateway in fleet.gateways:
         gateway.forwards = forwards
     for client in fleet.clients:
         fleet.rebalance(client.host, (fleet.table[client.host] + 1) % 3)
     fleet.traffic(3.0)
     assert fleet.flows() == [forwards] * 3
-    reveal_attempts(fleet)
+    mallory.storm()
+    assert mallory.asked >= 180
     fleet.run(1.0)
     assert fleet.told == 0
     assert fleet.violations == []
@@ -178,7 +167,7 @@ def test_random_lives(seed: int) -> None:
     DEADPEER_SEEDS=400 plays more lives than the ordinary few.
     """
     fleet = Fleet(seed, members=2 + seed % 5, clients=3, extensions=(QCD, SIR, ())[seed % 3])
-    dice = fleet.dice
+    dice, mallory = fleet.dice, Mallory(fleet)
     for gateway in fleet.gateways:
         gateway.drift = dice.uniform(-0.004, 0.004)
         gateway.watch_delay_s = dice.choice([0.001, 0.1, 3.0])
@@ -212,7 +201,7 @@ def test_random_lives(seed: int) -> None:
                 each.thaw()
         fleet.traffic(dice.choice([0.2, 1.0, 3.0, 6.0]), 0.1)
         if dice.random() < 0.5:
-            reveal_attempts(fleet)
+            mallory.storm()
         assert fleet.violations == []
     fleet.store_up = True
     fleet.heal()

@@ -100,8 +100,7 @@ def test_the_store_is_away_and_has_dropped_all_leases() -> None:
     world = up(World(6))
     world.store_up = False
     world.run(60.0)
-    for lease in list(world.store.leases.values()):
-        lease.ends_ns = world.now_ns
+    world.store.lose_leases()
     world.store_up = True
     world.run(3.0)
     assert all(m.serves for m in world.members)

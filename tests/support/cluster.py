@@ -1,7 +1,6 @@
-"""Members of a cluster and their store in virtual time: latency, partitions, drift, freezes, crashes.
+"""Members of a cluster and their store in virtual time: latency, partitions, drift, stops, sleep, crashes.
 
-`World.now_ns` is true time. The store has etcd's guarantees: one order of all writes, transactions on
-revisions, leases that run out no earlier than their time after the last keepalive was processed.
+`World.now_ns` is true time. The store is `tests.support.simstore`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,12 @@ import heapq
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
+
+from tests.support.simstore import S, SimStore
 
 from deadpeer.cluster.membership import (
     LifeBegins,
@@ -23,124 +27,60 @@ from deadpeer.cluster.membership import (
 )
 from deadpeer.cluster.secrets import ClusterSecrets, Sealer
 from deadpeer.cluster.steps import MemberConfig
-from deadpeer.cluster.store import (
-    Asked,
-    Changed,
-    Done,
-    Failed,
-    Grant,
-    GrantReply,
-    Input,
-    Item,
-    KeepAlive,
-    KeepAliveReply,
-    Range,
-    RangeReply,
-    Replied,
-    Reply,
-    Request,
-    Revoke,
-    Txn,
-    TxnReply,
-    Watch,
-    WatchLost,
-)
+from deadpeer.cluster.store import Asked, Changed, Input, Replied, Request, Txn, Watch, WatchLost
 from deadpeer.crypto import SeededEntropy
 
-S = 1_000_000_000
 CLUSTER = "test"
 CLUSTER_KEY = bytes(range(32))
 
-
-@dataclass
-class Lease:
-    ttl_s: float
-    ends_ns: int
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class SimStore:
-    """The store itself: one copy, linearizable. Time is true time, leases count by the store's own clock."""
+class KilledError(Exception):
+    """A process died in the middle of what it did."""
+
+
+def mortal(method: Method) -> Method:
+    """What a process does until it is done, or the process is killed at a `Member.point`."""
+
+    @wraps(method)
+    def run(self: Member, *args: Any) -> None:
+        if self.depth:
+            method(self, *args)
+            return
+        self.depth = 1
+        try:
+            with suppress(KilledError):
+                method(self, *args)
+        finally:
+            self.depth = 0
+
+    return run  # type: ignore[return-value]
+
+
+class Alarm:
+    """One timer: set anew, it forgets when it was to go off."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.items: dict[str, Item] = {}
-        self.leases: dict[int, Lease] = {}
-        self.revision = 1
-        self.drift = 0.0
-        self.restored = 0
-        self._next_lease = 1000
-        self.history: list[tuple[int, str, bytes]] = []
+        self._set = 0
+        self._at_ns: int | None = None
 
-    def carry_out(self, request: Request) -> Reply:
-        """Do it, now."""
-        self.expire()
-        match request:
-            case Range(prefix=prefix):
-                found = tuple(item for key, item in sorted(self.items.items()) if key.startswith(prefix))
-                return RangeReply(self.revision, found, f"store-{self.restored}")
-            case Grant(ttl_s=ttl_s):
-                self._next_lease += 1
-                self.leases[self._next_lease] = Lease(ttl_s, self._ends(ttl_s))
-                return GrantReply(self._next_lease, ttl_s)
-            case KeepAlive(lease=number):
-                lease = self.leases.get(number)
-                if lease is None:
-                    return KeepAliveReply(0)
-                lease.ends_ns = self._ends(lease.ttl_s)
-                return KeepAliveReply(lease.ttl_s)
-            case Revoke(lease=number):
-                self._drop(number)
-                return Done()
-            case Txn(unchanged=unchanged, puts=puts):
-                if any(put.lease and put.lease not in self.leases for put in puts):
-                    return Failed("requested lease not found")
-                for key, revision in unchanged:
-                    if (self.items[key].revision if key in self.items else 0) != revision:
-                        return TxnReply(False)
-                self.revision += 1
-                for put in puts:
-                    self.items[put.key] = Item(put.key, put.value, self.revision, put.lease)
-                    self.history.append((self._world.now_ns, put.key, put.value))
-                self._world.changed()
-                return TxnReply(True)
-            case _:
-                return Failed("what?")
-
-    def expire(self) -> None:
-        """Drop the leases that have run out; without a leader none does."""
-        if not self._world.store_up:
+    def set(self, delay_ns: int, work: Callable[[], None]) -> None:
+        """Go off after so long."""
+        at_ns = self._world.now_ns + max(0, delay_ns)
+        if self._at_ns == at_ns:
             return
-        for number in [n for n, lease in self.leases.items() if lease.ends_ns <= self._world.now_ns]:
-            self._drop(number)
+        self._set += 1
+        self._at_ns = at_ns
+        mine = self._set
 
-    def new_leader(self) -> None:
-        """After an election every lease that is left has its whole time again."""
-        for lease in self.leases.values():
-            lease.ends_ns = self._ends(lease.ttl_s)
+        def fire() -> None:
+            if self._set == mine:
+                self._at_ns = None
+                work()
 
-    def backup(self) -> tuple[int, dict[str, Item]]:
-        """What a snapshot holds."""
-        return self.revision, dict(self.items)
-
-    def restore(self, backup: tuple[int, dict[str, Item]]) -> None:
-        """Go back to a snapshot: keys of leases that are gone by now run out soon."""
-        self.restored += 1
-        self.revision, self.items = backup[0], dict(backup[1])
-        self.leases = {item.lease: Lease(5, self._ends(5)) for item in self.items.values() if item.lease}
-        self._world.lose_watches()
-
-    def _ends(self, ttl_s: float) -> int:
-        return self._world.now_ns + int(ttl_s * S * (1 + self.drift))
-
-    def _drop(self, number: int) -> None:
-        if self.leases.pop(number, None) is None:
-            return
-        gone = [key for key, item in self.items.items() if item.lease == number]
-        if gone:
-            self.revision += 1
-            for key in gone:
-                del self.items[key]
-            self._world.changed()
+        self._world.at(delay_ns, fire)
 
 
 @dataclass
@@ -151,13 +91,20 @@ class Member:
     number: int
     machine: str
     drift: float = 0.0
-    """How much faster its clock runs than true time."""
+    """How much faster its clock runs than true time, as a share."""
     ttl_s: int = 5
     disk_epoch: int = 0
     process: Membership | None = None
     frozen: bool = False
+    """SIGSTOP: its clock runs, and what comes waits."""
+    asleep: bool = False
+    """Frozen with the whole machine: its clock runs, and what comes is lost."""
     cut_off: bool = False
     """Nothing reaches the store, nothing comes back."""
+    deaf: bool = False
+    """What it asks the store is carried out, and the answers get lost."""
+    mute: tuple[type[Request], ...] = ()
+    """Requests of these kinds get lost."""
     watch_delay_s: float = 0.01
     lives: list[int] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
@@ -165,15 +112,27 @@ class Member:
     inbox: list[Input] = field(default_factory=list)
     incarnation: int = 0
     watching: bool = False
+    dies_at: str = ""
+    """The name of the point at which it is killed when it comes there."""
+    dies_after: int = 0
+    """It passes that point so many times before."""
+    deaths: list[str] = field(default_factory=list)
+    """The points at which it was killed."""
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        self.alarm = Alarm(self.world)
 
     def clock_ns(self) -> int:
         """Its own clock."""
         return int(self.world.now_ns * (1 + self.drift)) + self.number * 1000 * S
 
+    @mortal
     def boot(self) -> None:
         """Start the process."""
         self.incarnation += 1
         self.watching = False
+        self.frozen = self.asleep = False
         config = MemberConfig(CLUSTER, self.number, self.machine, ttl_s=self.ttl_s)
         entropy = SeededEntropy(self.world.dice.getrandbits(32))
         self.process = Membership(config, self.disk_epoch, Sealer(CLUSTER_KEY, CLUSTER), entropy)
@@ -184,11 +143,28 @@ class Member:
         """SIGKILL."""
         self.process = None
         self.inbox.clear()
-        self.frozen = False
+        self.frozen = self.asleep = False
+        self.dies_at = ""
 
+    def point(self, name: str) -> None:
+        """Here the process may be killed. Raises KilledError."""
+        if name != self.dies_at:
+            return
+        if self.dies_after:
+            self.dies_after -= 1
+            return
+        self.deaths.append(name)
+        self.crash()
+        raise KilledError(name)
+
+    def suspend(self) -> None:
+        """The machine sleeps."""
+        self.frozen = self.asleep = True
+
+    @mortal
     def thaw(self) -> None:
-        """SIGCONT: what came meanwhile is served at once."""
-        self.frozen = False
+        """SIGCONT, or the machine wakes up: what came meanwhile is served at once."""
+        self.frozen = self.asleep = False
         waiting, self.inbox = self.inbox, []
         for item in waiting:
             self.step(item)
@@ -199,15 +175,16 @@ class Member:
         """Whether its gate is open at this moment (a frozen process does nothing, but its clock runs)."""
         return self.process is not None and self.process.fence.is_open(self.clock_ns())
 
+    @mortal
     def step(self, item: Input | None) -> None:
         """Hand something to the process, and obey."""
-        if self.process is None:
+        process = self.process
+        if process is None:
             return
         if self.frozen:
-            if item is not None:
+            if item is not None and not self.asleep:
                 self.inbox.append(item)
             return
-        process = self.process
         process.handle(self.clock_ns(), self.world.unix_s, item)
         while (output := process.poll()) is not None:
             self.obey(process, output)
@@ -218,9 +195,12 @@ class Member:
         """Do what the membership says."""
         match output:
             case Asked():
+                self.point("before a request is sent")
                 self.world.send(self, output)
             case PersistEpoch(epoch=epoch):
+                self.point("before the epoch is on disk")
                 self.disk_epoch = epoch
+                self.point("after the epoch is on disk")
                 process.persisted(self.clock_ns(), self.world.unix_s)
             case LifeBegins(epoch=epoch):
                 self.lives.append(epoch)
@@ -241,28 +221,32 @@ class Member:
         if self.process is None or (due := self.process.deadline()) is None:
             return
         left_ns = max(0, due - self.clock_ns())
-        process = self.process
+        self.alarm.set(int(left_ns / (1 + self.drift)) + 1, self._due)
 
-        def fire() -> None:
-            if self.process is process and not self.frozen:
-                later = process.deadline()
-                if later is not None and later <= self.clock_ns():
-                    self.step(None)
-
-        self.world.at(int(left_ns / (1 + self.drift)) + 1, fire)
+    def _due(self) -> None:
+        due = None if self.process is None else self.process.deadline()
+        if self.frozen or due is None:
+            return
+        if due <= self.clock_ns():
+            self.step(None)
+        else:
+            self._arm()
 
 
 class World:
-    """True time, the network to the store, and the invariant."""
+    """True time, the network to the store, and the invariant of lives."""
 
     def __init__(self, seed: int, members: int = 3, ttl_s: int = 5) -> None:
         self.dice = random.Random(seed)
         self.now_ns = 0
         self.store_up = True
+        self.slowest_s = 0.02
+        """The longest that a request, or its reply, is under way."""
         self.store = SimStore(self)
         self.members: list[Member] = []
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
+        self._term = 0
         self.violations: list[str] = []
         for number in range(members):
             self.members.append(self.make_member(number, ttl_s))
@@ -291,6 +275,39 @@ class World:
         self.store.expire()
         self.check()
 
+    # --- the store's faults ------------------------------------------------------------------------
+
+    def elect(self, takes_s: float) -> None:
+        """The leader is gone; after so long there is another one, with another clock. Who was answered
+        meanwhile does not hear it, and every lease has its whole time again."""
+        self.store_up = False
+        self._term += 1
+
+        def elected() -> None:
+            self.store_up = True
+            self.store.drift = self.dice.uniform(-0.004, 0.004)
+            self.store.new_leader(takes_s)
+
+        self.at(int(takes_s * S), elected)
+
+    def heal(self, only: Member | None = None) -> None:
+        """Nobody (or not this one) is cut off any more; watches have to be begun anew."""
+        for member in self.members if only is None else [only]:
+            member.deaf, member.mute = False, ()
+            if member.cut_off:
+                member.cut_off = False
+                member.watching = False
+                self._to(member, member.process, WatchLost("healed"))
+
+    def lose_watches(self) -> None:
+        """The store was replaced: every watch ends."""
+        for member in self.members:
+            member.watching = False
+            if not member.cut_off:
+                self.at(S // 100, lambda m=member, p=member.process: self._to(m, p, WatchLost("replaced")))  # type: ignore[misc]
+
+    # --- requests ----------------------------------------------------------------------------------
+
     def send(self, member: Member, asked: Asked) -> None:
         """A request travels, is carried out, and its reply travels back: each leg may be cut."""
         process = member.process
@@ -299,16 +316,23 @@ class World:
             if not member.watching:
                 self.at(S // 10, lambda: self._to(member, process, WatchLost("cut off")))
             return
-        if member.cut_off or not self.store_up:
+        if member.cut_off or not self.store_up or isinstance(asked.request, member.mute):
             return
 
         def arrive() -> None:
             if not self.store_up:
                 return
+            term = self._term
             reply = self.store.carry_out(asked.request)
+            if isinstance(asked.request, Txn) and member.process is process:
+                kill(member, "after a transaction, before its reply")
             self.check()
-            if not member.cut_off:
-                self.at(self._delay(), lambda: self._to(member, process, Replied(asked.number, reply)))
+
+            def answer() -> None:
+                if term == self._term and not member.deaf:
+                    self._to(member, process, Replied(asked.number, reply))
+
+            self.at(self._delay(), answer)
 
         self.at(self._delay(), arrive)
 
@@ -322,32 +346,18 @@ class World:
                     lambda m=member, p=process: self._to(m, p, Changed()),  # type: ignore[misc]
                 )
 
-    def lose_watches(self) -> None:
-        """The store was replaced: every watch ends."""
-        for member in self.members:
-            member.watching = False
-            if not member.cut_off:
-                self.at(S // 100, lambda m=member, p=member.process: self._to(m, p, WatchLost("replaced")))  # type: ignore[misc]
-
-    def heal(self) -> None:
-        """Nobody is cut off any more; watches have to be begun anew."""
-        for member in self.members:
-            if member.cut_off:
-                member.cut_off = False
-                member.watching = False
-                self._to(member, member.process, WatchLost("healed"))
-
     def check(self) -> None:
         """No member serves in a life that the store says is over."""
         for item in self.store.items.values():
-            what, _, number = item.key.removeprefix(f"/deadpeer/{CLUSTER}/").partition("/")
-            if what != "member":
+            found = _ended(item.key, item.value)
+            if found is None:
                 continue
-            ended = json.loads(item.value)["ended"]
+            number, ended = found
             for member in self.members:
-                epoch = member.process.epoch if member.process is not None else 0
-                if member.number == int(number) and member.serves and epoch <= ended:
-                    at_s = self.now_ns / S
+                if member.number != number or member.process is None or member.process.epoch > ended:
+                    continue
+                if member.serves:
+                    at_s, epoch = self.now_ns / S, member.process.epoch
                     self.violations.append(f"{at_s:.3f} s: {number} serves in epoch {epoch}, ended: {ended}")
 
     def _to(self, member: Member, process: Membership | None, item: Input) -> None:
@@ -355,4 +365,17 @@ class World:
             member.step(item)
 
     def _delay(self) -> int:
-        return int(self.dice.uniform(0.0005, 0.02) * S)
+        return int(self.dice.uniform(0.0005, self.slowest_s) * S)
+
+
+def kill(member: Member, name: str) -> None:
+    """The point is not in what the process itself does."""
+    with suppress(KilledError):
+        member.point(name)
+
+
+@lru_cache(maxsize=4096)
+def _ended(key: str, value: bytes) -> tuple[int, int] | None:
+    """Of a member's record: its number, and the newest epoch that is over."""
+    what, _, number = key.removeprefix(f"/deadpeer/{CLUSTER}/").partition("/")
+    return (int(number), json.loads(value)["ended"]) if what == "member" else None

@@ -1,7 +1,8 @@
 """A cluster of whole gateways behind a balancer, and clients with tunnels to it, in virtual time.
 
-Each member is a real endpoint behind a real gate, with a real membership over the simulated store. What any
-member says in the clear is held against what all others have: that is the invariant.
+Each member is a real endpoint behind a real gate, with a real membership over the simulated store; it does
+what the real gateway's glue does (`deadpeer.gateway.cluster`). What any member says in the clear is held
+against what all others have, by `tests.support.witness`: that is the invariant.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from zlib import crc32
 
-from tests.support.cluster import CLUSTER, CLUSTER_KEY, Member, World
+from tests.support.cluster import CLUSTER, CLUSTER_KEY, Alarm, Member, World, mortal
+from tests.support.node import CrashLedger, Node
 from tests.support.pair import ESP_PROPOSAL, connection, host_selector
+from tests.support.simstore import S
+from tests.support.witness import Pair, Witness
 
 from deadpeer.assembly import build_endpoint
 from deadpeer.cluster.fence import Gate
@@ -29,109 +34,20 @@ from deadpeer.cluster.router import owner_of
 from deadpeer.cluster.secrets import ClusterSecrets, Sealer
 from deadpeer.crash.options import CrashOptions
 from deadpeer.crash.shared import ClusterLife
-from deadpeer.crash.sir_wire import CHECK_SPI, Verb
 from deadpeer.crypto import Identity, SeededEntropy
 from deadpeer.ike.connection import ChildConfig, Connection, EndpointConfig, Lifetime
 from deadpeer.ike.endpoint import Endpoint
-from deadpeer.ike.io import (
-    CommandDone,
-    Event,
-    ExtensionCommand,
-    Initiate,
-    Input,
-    Persist,
-    Plane,
-    Record,
-    Timeout,
-    Transmit,
-)
+from deadpeer.ike.io import Event, ExtensionCommand, Initiate, Input
 from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.memory import MemoryHost
 from deadpeer.plane.packets import echo_request
-from deadpeer.store import MemoryLedger, MemoryStore
+from deadpeer.store import MemoryStore
 from deadpeer.values import Datagram, Now
-from deadpeer.wire import (
-    NON_ESP_MARKER,
-    Notify,
-    NotifyType,
-    TrafficSelector,
-    UdpKind,
-    WireError,
-    classify,
-    decode_message,
-)
+from deadpeer.wire import TrafficSelector
 
 VIP = "192.0.2.2"
 INNER = "10.10.2.1"
-S = 1_000_000_000
 PORTS = (500, 4500)
-
-
-@dataclass
-class Node:
-    """An endpoint and its data plane, whatever it is part of."""
-
-    endpoint: Endpoint
-    engine: EspEngine
-    behind: MemoryHost
-    store: MemoryStore
-    ledger: MemoryLedger
-    events: list[tuple[int, Event]] = field(default_factory=list)
-    done: dict[int, CommandDone] = field(default_factory=dict)
-
-    def take(self, now: Now, datagram: Datagram) -> None:
-        """A datagram arrives."""
-        if datagram.local.port == 4500 and classify(datagram.payload, True) is UdpKind.ESP:
-            self.engine.inbound(now.mono_ns, datagram.payload, datagram.local, datagram.remote)
-        else:
-            self.endpoint.handle(now, datagram)
-
-    def due(self, now: Now) -> None:
-        """Do what is due."""
-        if (due := self.engine.deadline()) is not None and due.at_ns <= now.mono_ns:
-            self.engine.expire(now.mono_ns)
-        if (due := self.endpoint.deadline()) is not None and due.at_ns <= now.mono_ns:
-            self.endpoint.handle(now, Timeout())
-
-    def deadline_ns(self) -> int | None:
-        """When something is due, by the core's clock."""
-        due = [d.at_ns for d in (self.endpoint.deadline(), self.engine.deadline()) if d is not None]
-        return min(due, default=None)
-
-    def drain(self, now: Now, send: Callable[[Datagram], None]) -> None:
-        """Obey all outputs."""
-        busy = True
-        while busy:
-            busy = False
-            while (output := self.endpoint.poll()) is not None:
-                busy = True
-                match output:
-                    case Transmit():
-                        send(output.datagram)
-                    case Plane():
-                        self.engine.apply(now.mono_ns, output.op)
-                    case Event():
-                        self.events.append((now.mono_ns, output))
-                    case CommandDone():
-                        self.done[output.tag] = output
-                    case Persist():
-                        self.store.put(output.name, output.data)
-                    case Record():
-                        self.ledger.write(output.table, output.key, output.value, durable=output.durable)
-                    case _:
-                        pass
-            while (datagram := self.engine.poll_datagram()) is not None:
-                busy = True
-                send(datagram)
-            while (packet := self.engine.poll_packet()) is not None:
-                busy = True
-                self.behind.write(packet)
-            while (report := self.engine.poll_report()) is not None:
-                busy = True
-                self.endpoint.handle(now, report)
-            while (packet := self.behind.read()) is not None:
-                busy = True
-                self.engine.outbound(now.mono_ns, packet)
 
 
 @dataclass
@@ -143,34 +59,62 @@ class Gateway(Member):
     life: ClusterLife | None = None
     forwarder: Forwarder | None = None
     forwards: bool = True
+    began_ns: int = 0
+    """When this life began, true time."""
     store: MemoryStore = field(default_factory=MemoryStore)
-    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    ledger: CrashLedger = field(default_factory=CrashLedger)
     waiting: list[Datagram] = field(default_factory=list)
     """What its socket holds while it is frozen."""
+    owed: ClusterSecrets | None = None
+    """To be used as soon as the fence is open."""
+    stumbles: bool = False
+    """It is stopped at its next datagram, between the look at its fence and the sending."""
+    late: list[Datagram] = field(default_factory=list)
+    """What it was about to send when it was stopped."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.node_alarm = Alarm(self.world)
 
     @property
     def fleet(self) -> Fleet:
         assert isinstance(self.world, Fleet)
         return self.world
 
+    @property
+    def table(self) -> Endpoint | None:
+        """Its SAs."""
+        return None if self.node is None else self.node.endpoint
+
     def crash(self) -> None:
         super().crash()
-        self.node = self.gate = self.life = None
+        self._end()
+        self.ledger.crash(self.world.dice)
         self.waiting.clear()
 
+    @mortal
     def thaw(self) -> None:
-        """The socket's queue first: that is what a process that goes on would serve."""
-        self.frozen = False
+        """What was about to be sent, then the socket's queue: that is what a process that goes on does."""
+        self.frozen = self.asleep = False
+        if self.late:
+            self._emit(self.late.pop(0), late=True)
         waiting, self.waiting = self.waiting, []
         for datagram in waiting:
             self.arrive(datagram)
         super().thaw()
         self.work(None)
 
+    @mortal
+    def step(self, item: object) -> None:
+        super().step(item)
+        self.work(None)
+
+    @mortal
     def arrive(self, datagram: Datagram) -> None:
         """From the balancer."""
         if self.frozen:
-            self.waiting.append(datagram)
+            if not self.asleep:
+                self.waiting.append(datagram)
             return
         now = self.now()
         if now is None or self.node is None or self.life is None:
@@ -186,6 +130,7 @@ class Gateway(Member):
         self.node.take(now, datagram)
         self.finish(now)
 
+    @mortal
     def arrive_forwarded(self, octets: bytes) -> None:
         """From another member."""
         now = self.now()
@@ -196,11 +141,19 @@ class Gateway(Member):
             self.node.take(now, found.datagram)
             self.finish(now)
 
+    @mortal
     def work(self, item: Input | None) -> None:
         """A command, or what is due."""
         now = self.now()
         if self.frozen or now is None or self.node is None:
             return
+        late, self.late = self.late, []
+        for datagram in late:
+            self._emit(datagram, late=True)
+        if (secrets := self.owed) is not None:
+            self.owed = None
+            change = ExtensionCommand("cluster", "secrets", secrets.version, SecretsChanged(secrets))
+            self.node.endpoint.handle(now, change)
         if item is not None:
             self.node.endpoint.handle(now, item)
         self.node.due(now)
@@ -217,14 +170,9 @@ class Gateway(Member):
             return
         node.drain(now, self._send)
         self._acknowledge(node)
-        if (due := node.deadline_ns()) is not None:
+        if self.gate is gate and (due := node.deadline_ns()) is not None:
             left_ns = max(0, gate.outside_ns(due) - self.clock_ns())
-
-            def fire() -> None:
-                if self.node is node:
-                    self.work(None)
-
-            self.world.at(int(left_ns / (1 + self.drift)) + 1000, fire)
+            self.node_alarm.set(int(left_ns / (1 + self.drift)) + 1000, self._timeout)
 
     def obey(self, process: Membership, output: Output) -> None:
         super().obey(process, output)
@@ -232,16 +180,19 @@ class Gateway(Member):
             case LifeBegins(epoch=epoch, secrets=secrets):
                 self._begin(process, epoch, secrets)
             case LifeOver():
-                self.node = self.gate = self.life = None
-            case ViewChanged():
-                self.work(ExtensionCommand("cluster", "view", 0, output))
+                self._end()
+            case ViewChanged(view=view):
+                # Fenced or not: what is known of others may grow while the core stands still.
+                if self.life is not None and isinstance(self.life.ownership, Cluster):
+                    self.life.ownership.view = view
             case _:
                 pass
-        if self.node is not None:
-            self.work(None)
 
     def adopt(self, process: Membership, secrets: ClusterSecrets) -> None:
-        self.work(ExtensionCommand("cluster", "secrets", secrets.version, SecretsChanged(secrets)))
+        self.owed = secrets
+
+    def _timeout(self) -> None:
+        self.work(None)
 
     def _acknowledge(self, node: Node) -> None:
         for version in [tag for tag, done in node.done.items() if done.ok and tag]:
@@ -256,6 +207,8 @@ class Gateway(Member):
         self.life = ClusterLife(self.number, epoch, secrets, sealer, entropy, process.view)
         self.forwarder = Forwarder(sealer.derive("forward"), self.number, epoch, PORTS, entropy)
         self.gate = Gate(process.fence)
+        self.began_ns = self.world.now_ns
+        self.owed = None
         now = self.gate.enter(self.clock_ns(), self.world.unix_s) or Now(self.clock_ns(), self.world.unix_s)
         endpoint = build_endpoint(
             now,
@@ -268,11 +221,25 @@ class Gateway(Member):
             machine_id=self.machine.encode(),
             life=self.life,
         )
-        self.node = Node(endpoint, EspEngine(entropy), MemoryHost(echo=True), self.store, self.ledger)
+        host = MemoryHost(echo=True)
+        self.node = Node(endpoint, EspEngine(entropy), host, self.store, self.ledger, self.point)
         self.finish(now)
 
+    def _end(self) -> None:
+        self.node = self.gate = self.life = self.owed = None
+        self.late.clear()
+
     def _send(self, datagram: Datagram) -> None:
-        self.fleet.said(self, datagram)
+        self.point("before a datagram is sent")
+        if self.stumbles:
+            self.stumbles, self.frozen = False, True
+        if self.frozen:
+            self.late.append(datagram)
+        else:
+            self._emit(datagram, late=False)
+
+    def _emit(self, datagram: Datagram, *, late: bool) -> None:
+        self.fleet.said(self, datagram, late=late)
         self.fleet.deliver(datagram)
 
 
@@ -283,6 +250,12 @@ class Client:
     fleet: Fleet
     number: int
     node: Node
+    pairs: dict[int, Pair] = field(default_factory=dict)
+    """The IKE SPIs of its SAs, by their numbers."""
+
+    def __post_init__(self) -> None:
+        self.alarm = Alarm(self.fleet)
+        self.node.on_event = self._told
 
     @property
     def host(self) -> str:
@@ -301,9 +274,11 @@ class Client:
         if item is not None:
             self.node.endpoint.handle(now, item)
         self.node.due(now)
+        for sa in self.node.endpoint.views():
+            self.pairs[sa.number] = (sa.spi_i, sa.spi_r)
         self.node.drain(now, self.fleet.to_cluster)
         if (due := self.node.deadline_ns()) is not None:
-            self.fleet.at(max(0, due - now.mono_ns) + 1000, self.work)
+            self.alarm.set(max(0, due - now.mono_ns) + 1000, self.work)
 
     def arrive(self, datagram: Datagram) -> None:
         now = self.now()
@@ -312,7 +287,7 @@ class Client:
 
     def send(self, seq: int = 0) -> None:
         """Its host sends an echo request to the one behind the cluster."""
-        self.node.behind.send(echo_request(self.inner, INNER, 7, seq, b"deadpeer"))
+        self.node.behind.send(echo_request(self.inner, INNER, 7, seq & 0xFFFF, b"deadpeer"))
         self.work()
 
     @property
@@ -321,6 +296,14 @@ class Client:
 
     def verdicts(self) -> list[object]:
         return [e.fields["proof"] for _, e in self.node.events if e.kind == "verdict"]
+
+    def _told(self, event: Event) -> None:
+        number = event.fields.get("sa")
+        if event.kind == "verdict" and event.fields["proof"] == "qcd-token" and isinstance(number, int):
+            self.fleet.witness.given_up(self.fleet.now_ns, self.pairs[number], self.fleet.gateways)
+
+
+Listener = Callable[[Datagram], None]
 
 
 class Fleet(World):
@@ -333,21 +316,26 @@ class Fleet(World):
         clients: int = 3,
         ttl_s: int = 5,
         extensions: Sequence[object] = (),
+        options: CrashOptions | None = None,
     ) -> None:
-        self.options = CrashOptions()
+        self.options = options or CrashOptions()
         self.extensions = tuple(extensions)
         self.latency_s = 0.010
+        self.loss = 0.0
+        """The share of datagrams between clients and members that get lost."""
         self.ttl_s = ttl_s
-        self.forwards = True
-        self.revealed: list[tuple[bytes, bytes]] = []
-        self.told = 0
-        self.captured: list[Datagram] = []
-        """Protected requests of clients, as somebody on the path sees them."""
+        self.gateways: list[Gateway] = []
+        self.walls: set[frozenset[int]] = set()
+        """Pairs of members that can't reach each other."""
+        self.listeners: list[Listener] = []
+        """Who sees what goes on between clients and members."""
         super().__init__(seed, members, ttl_s)
+        self.witness = Witness(self.violations)
         self.gateways = [m for m in self.members if isinstance(m, Gateway)]
         self.table: dict[str, int] = {}
         """Where the balancer sends each client's packets."""
         self.clients = [self._client(number) for number in range(clients)]
+        self._of_host = {client.host: client for client in self.clients}
 
     def make_member(self, number: int, ttl_s: int) -> Member:
         return Gateway(self, number, f"machine-{number}", ttl_s=ttl_s)
@@ -366,7 +354,7 @@ class Fleet(World):
         host, inner = f"198.51.100.{number + 1}", f"10.1.0.{number + 1}"
         child = _child(local=(host_selector(inner),), remote=(host_selector(INNER),))
         made = connection("home", (host, VIP), f"c{number}.example", "gw.example", (child,))
-        store, ledger = MemoryStore(), MemoryLedger()
+        store, ledger = MemoryStore(), CrashLedger()
         entropy = SeededEntropy(self.dice.getrandbits(64))
         endpoint = build_endpoint(
             Now(self.now_ns + 5000 * S, self.unix_s),
@@ -416,74 +404,57 @@ class Fleet(World):
         serving = [g.number for g in self.gateways if g.serves]
         for host, member in self.table.items():
             if serving and member not in serving:
-                self.table[host] = serving[hash(host) % len(serving)]
+                self.table[host] = serving[crc32(host.encode()) % len(serving)]
 
     # --- the network -----------------------------------------------------------------------------
 
     def to_cluster(self, datagram: Datagram) -> None:
         """From a client, through the balancer."""
-        self._capture(datagram)
+        self._overheard(datagram)
         arrived = Datagram(datagram.payload, datagram.remote, datagram.local)
         target = self.gateways[self.table[datagram.local.host]]
-        self.at(int(self.latency_s * S), lambda: target.arrive(arrived))
+        if not self._lost():
+            self.at(int(self.latency_s * S), lambda: target.arrive(arrived))
 
     def inject(self, member: int, datagram: Datagram) -> None:
         """Somebody's datagram reaches a member directly: `local` is what it says its sender is."""
         self.gateways[member].arrive(Datagram(datagram.payload, datagram.remote, datagram.local))
 
     def deliver(self, datagram: Datagram) -> None:
-        """From a member, straight to the client."""
+        """From a member, or who says that he is one, straight to the client."""
+        self._overheard(datagram)
         arrived = Datagram(datagram.payload, datagram.remote, datagram.local)
-        client = next((c for c in self.clients if c.host == datagram.remote.host), None)
-        if client is not None:
+        client = self._of_host.get(datagram.remote.host)
+        if client is not None and not self._lost():
             self.at(int(self.latency_s * S), lambda: client.arrive(arrived))
 
     def pass_on(self, sender: Gateway, to: int, octets: bytes) -> None:
         """From member to member."""
         target = self.gateways[to]
-        self.at(S // 1000, lambda: target.arrive_forwarded(octets))
+        if frozenset((sender.number, to)) not in self.walls:
+            self.at(S // 1000, lambda: target.arrive_forwarded(octets))
 
-    def _capture(self, datagram: Datagram) -> None:
-        payload = datagram.payload
-        if payload[:4] == NON_ESP_MARKER and len(self.captured) < 400:
-            self.captured.append(datagram)
+    def _overheard(self, datagram: Datagram) -> None:
+        for listener in self.listeners:
+            listener(datagram)
+
+    def _lost(self) -> bool:
+        return self.loss > 0 and self.dice.random() < self.loss
 
     # --- the invariant ---------------------------------------------------------------------------
 
-    def said(self, speaker: Gateway, datagram: Datagram) -> None:
-        """What a member says in the clear, held against what all members have at this moment."""
-        shared = datagram.local.port == 4500
-        if classify(datagram.payload, shared) is not UdpKind.IKE:
-            return
-        try:
-            message = decode_message(datagram.payload[4:] if shared else datagram.payload)
-        except WireError:
-            return
-        if message.protected is not None:
-            return
-        tokens = message.notifies(NotifyType.QCD_TOKEN)
-        denials = [n for n in message.all(Notify) if n.type == CHECK_SPI and n.data == bytes([Verb.NACK])]
-        if not tokens and not denials:
-            return
-        self.told += 1
-        if tokens:
-            self.revealed.append((message.spi_i, message.spi_r))
-        self._hold_against(speaker, message.spi_i, message.spi_r, "token" if tokens else "NACK")
+    @property
+    def told(self) -> int:
+        """How many tokens and denials members have told strangers."""
+        return self.witness.told
 
-    def check(self) -> None:
-        super().check()
-        for spi_i, spi_r in self.revealed:
-            self._hold_against(None, spi_i, spi_r, "token, told before,")
+    def said(self, speaker: Gateway, datagram: Datagram, *, late: bool = False) -> None:
+        """A datagram leaves a member."""
+        self.witness.heard(self.now_ns, speaker, datagram, self.gateways, late=late)
 
-    def _hold_against(self, speaker: Gateway | None, spi_i: bytes, spi_r: bytes, what: str) -> None:
-        for gateway in self.gateways:
-            if gateway.node is None or not gateway.serves or spi_i == bytes(8):
-                continue
-            if gateway.node.endpoint.find(spi_i, spi_r) is not None:
-                by = "" if speaker is None else f" by {speaker.number}"
-                self.violations.append(
-                    f"{self.now_ns / S:.3f} s: {what} for a living SA of {gateway.number}{by}"
-                )
+    def run(self, seconds: float) -> None:
+        super().run(seconds)
+        self.witness.look_again(self.now_ns, self.gateways)
 
 
 def _child(local: tuple[TrafficSelector, ...], remote: tuple[TrafficSelector, ...]) -> ChildConfig:

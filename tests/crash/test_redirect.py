@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.fleet import Fleet
 from tests.support.pair import Pair
 
+from deadpeer.crash.options import RedirectOptions
 from deadpeer.crash.redirect import Drain, Redirect, _identity, _read
-from deadpeer.ike.io import ExtensionCommand, Initiate, Rekey
+from deadpeer.ike.io import ExtensionCommand, Initiate, Rekey, Reload
 from deadpeer.wire import Notify, NotifyType, decode_message
 
 DRAIN = ExtensionCommand("redirect", "drain", 99, Drain())
@@ -59,6 +62,22 @@ def test_who_does_not_know_redirect_is_deleted(monkeypatch: pytest.MonkeyPatch) 
     pair.run(1.0)
     assert pair.ike_sas() == (0, 0)
     assert pair.bob.done[99].text == "1 IKE SAs have gone"
+    assert "redirected" not in pair.alice.kinds()
+
+
+def test_who_is_told_not_to_follow_does_not_and_says_nothing_of_it() -> None:
+    pair = Pair.with_psk()
+    stay = replace(pair.alice.connections[0], extensions=(RedirectOptions(follow=False),))
+    pair.feed("alice", Reload((stay,)))
+    pair.up()
+    [sa] = pair.bob.ike.views()
+    pair.bob.ike.inform(pair.now, sa, (Notify(NotifyType.REDIRECT, _identity("192.0.2.9")),), "redirect")
+    pair._drain(pair.bob)
+    pair.run(0.5)
+    assert pair.alice.ike.counters["redirect.unusable"] == 1
+    pair.feed("bob", DRAIN)
+    pair.run(1.0)
+    assert pair.ike_sas() == (0, 0)
     assert "redirected" not in pair.alice.kinds()
 
 

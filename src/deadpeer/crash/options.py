@@ -103,6 +103,22 @@ _DEFAULT_RESUMPTION = ResumptionOptions()
 
 
 @dataclass(frozen=True, slots=True)
+class RedirectOptions:
+    """Redirect (RFC 5685) on one connection: whether we say that we follow the peer's word to go to another
+    gateway, and do."""
+
+    follow: bool = True
+
+
+def follows(connection: Connection) -> bool:
+    """Whether this connection may be sent elsewhere; by default it may."""
+    return (connection.extension(RedirectOptions) or _DEFAULT_REDIRECT).follow
+
+
+_DEFAULT_REDIRECT = RedirectOptions()
+
+
+@dataclass(frozen=True, slots=True)
 class CrashOptions:
     """Limits, in events per second (`..._rate`) and events at once (`..._burst`).
 

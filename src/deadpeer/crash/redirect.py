@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from deadpeer.crash.agenda import Agenda
+from deadpeer.crash.options import follows
 from deadpeer.crash.rebuilds import Rebuilds
 from deadpeer.ike.extension import (
     Extension,
@@ -63,7 +64,7 @@ class Redirect(Extension):
 
     def notifies(self, now: Now, slot: Slot, sa: SaView, *, response: bool) -> list[Notify]:
         """RFC 5685 sections 3 and 4: we follow; and who sent us."""
-        if slot is not Slot.INIT or response:
+        if slot is not Slot.INIT or response or not follows(sa.connection):
             return []
         sender = self._from.get(sa.connection.name)
         came = [] if sender is None else [Notify(NotifyType.REDIRECTED_FROM, _identity(sender))]
@@ -71,7 +72,7 @@ class Redirect(Extension):
 
     def _follow(self, now: Now, sa: SaView, data: bytes) -> None:
         """RFC 5685 section 5."""
-        host = _read(data)
+        host = _read(data) if follows(sa.connection) else None
         if host is None or not sa.initiator or ip_address(host).version != ip_address(sa.remote.host).version:
             self.core.count("redirect.unusable")
             return

@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from deadpeer.crash.options import Method, PolicyOptions, QcdOptions, ResumptionOptions, SirOptions
+from deadpeer.crash.options import (
+    Method,
+    PolicyOptions,
+    QcdOptions,
+    RedirectOptions,
+    ResumptionOptions,
+    SirOptions,
+)
 from deadpeer.crypto import (
     DEFAULT_ESP_PROPOSALS,
     DEFAULT_IKE_PROPOSALS,
@@ -145,6 +152,7 @@ def resolve_connection(
             QcdOptions(section.qcd, section.qcd_method),
             SirOptions(section.sir),
             PolicyOptions(tuple(dict.fromkeys(Method(name) for name in section.crash_methods))),
+            RedirectOptions(section.redirect),
             ResumptionOptions(section.resumption, section.ticket_lifetime, section.resumption_limit),
         ),
     )

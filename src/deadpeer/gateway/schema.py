@@ -342,6 +342,12 @@ class ConnectionSection(Section):
         '"24h"',
         ge=0,
     )
+    redirect: bool = key(
+        True,
+        "Go to another gateway when the peer sends us there (RFC 5685). Off: it deletes the SA to be rid of"
+        " us, and close_action decides what then.",
+        "true",
+    )
     local: LocalSection = Field(description="How we prove who we are.")
     remote: RemoteSection = Field(description="What the peer must prove.")
     children: dict[str, ChildSection] = Field(description="The child SAs, by name.", min_length=1)

@@ -46,4 +46,4 @@ def test_members_that_hand_nothing_on_can_not_be_cut_off_from_each_other(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["lab", "--scenario", "cluster", "--event", "split", "--no-forward"]) == 2
-    assert "members that hand nothing on" in capsys.readouterr().err
+    assert "members that hand packets on" in capsys.readouterr().err

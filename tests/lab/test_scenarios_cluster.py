@@ -82,7 +82,7 @@ def test_the_files_are_valid_configurations(tmp_path: Path) -> None:
     [
         (("--scenario", "failover", "--members", "3"), "--members does not go"),
         (("--scenario", "failover", "--event", "cut"), "failover has takeover, stall, both"),
-        (("--scenario", "cluster", "--event", "both"), "cluster has kill, freeze, cut, split"),
+        (("--scenario", "cluster", "--event", "both"), "cluster has kill, freeze, cut, split, drain"),
         (("--scenario", "failover", "--clients", "0"), "between 1 and 32"),
         (("--scenario", "cluster", "--rtt", "5"), "--rtt does not go"),
         (("--scenario", "cluster", "--method", "liveness"), "--method liveness does not go"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Signals = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
 EVENTS = {
-    "cluster": ("kill", "freeze", "cut", "split", "etcd", "blink"),
+    "cluster": ("kill", "freeze", "cut", "split", "drain", "etcd", "blink"),
     "failover": ("takeover", "stall", "both"),
 }
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--event",
         choices=(*EVENTS["cluster"], *EVENTS["failover"], "all"),
         help="cluster: a member is killed; stopped and going on; cut off from etcd; all are cut off from each"
-        " other; etcd is down for longer than the leases, or for less. failover: the active gateway is"
+        " other; some are drained; etcd is down for longer than the leases, or for less. failover: the active gateway is"
         " killed, or stopped and going on; or both are told that they are active (default: all of them)",
     )
 
@@ -108,7 +108,13 @@ def _plans(args: argparse.Namespace) -> list[ClusterPlan]:
     must know by themselves that others' SAs live.
     """
     from deadpeer.lab.scenarios.etcd import require_etcd
-    from deadpeer.lab.scenarios.plan import BLINK_LEASE_S, HAPPENINGS, STANDBY_HAPPENINGS, ClusterPlan
+    from deadpeer.lab.scenarios.plan import (
+        BLINK_LEASE_S,
+        HAPPENINGS,
+        NEED_FORWARD,
+        STANDBY_HAPPENINGS,
+        ClusterPlan,
+    )
 
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     every = args.event in (None, "all")
@@ -120,7 +126,7 @@ def _plans(args: argparse.Namespace) -> list[ClusterPlan]:
         return [plan]
     given = {"members": args.members, "clients": args.clients, "lease_s": args.lease, "beyond_s": args.down}
     left_out = set() if args.lease is None or args.lease >= BLINK_LEASE_S else {"blink"}
-    left_out |= {"split"} if args.forward is False else set()
+    left_out |= NEED_FORWARD if args.forward is False else set()
     usual = tuple(happening for happening in HAPPENINGS if happening not in left_out)
     plan = ClusterPlan(
         happenings=usual if every else (args.event,),

@@ -161,6 +161,7 @@ _HAPPENINGS: dict[Happening, Callable[[Field], Awaitable[Outcome]]] = {
     "freeze": freeze,
     "cut": cut,
     "split": parting.split,
+    "drain": parting.drain,
     "etcd": etcd,
     "blink": blink,
     "stall": failover.stall,

@@ -66,12 +66,15 @@ def write_client(layout: Layout, plan: ClusterPlan, place: ClientPlace) -> Path:
         "remote_port_nat_t": layout.port_nat_t,
         "qcd": "both" if plan.method == "qcd" else "off",
         "crash_methods": [plan.method, "liveness"],
+        "redirect": place.follows,
     }
     tables[f"connections.{CONNECTION}.children.{CHILD}"] |= {
         "local_ts": [f"{place.inner}/32"],
         "remote_ts": [f"{SERVER_INNER}/32"],
         "start_action": "start",
         "dpd_action": "restart",
+        # Who is deleted and not redirected comes back of itself.
+        "close_action": "start",
     }
     return _write(layout, name, tables)
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -33,6 +33,8 @@ Say = Callable[[str], None]
 
 TUNNELS_S = 60.0
 """All clients must have traffic within this time."""
+DRAIN_S = 40.0
+"""So long a member may take to send its clients away."""
 DENIALS = frozenset({"QCD_TOKEN", "CHECK_SPI NACK"})
 """What must never be said of a living SA."""
 
@@ -68,6 +70,12 @@ class Daemon:
         at_ns = time.monotonic_ns()
         os.kill(self._running().pid, number)
         return at_ns
+
+    async def terminate(self) -> int:
+        """SIGTERM, and wait until it has ended by itself; when that was, monotonic ns."""
+        self.signal(signal.SIGTERM)
+        await self._running().wait()
+        return time.monotonic_ns()
 
     async def stop(self) -> None:
         """End it, frozen or not."""
@@ -163,6 +171,11 @@ class Field:
         """Tell one of two that it is not active any more; when. Raises LabError if it did not listen."""
         return await self._command(member, "standby")
 
+    async def drain(self, member: int) -> None:
+        """Have a member send its clients to where they found it, the balancer's address, and wait until they
+        have gone. Raises LabError."""
+        await self._command(member, "drain", {"to": self.place.address}, DRAIN_S)
+
     async def steer(self, member: int, *, away: bool) -> None:
         """Have the balancer take a member out, or put it back."""
         await self._ask(f"{'out' if away else 'in'} {member}", "serving")
@@ -215,11 +228,13 @@ class Field:
         self.byways.start()
         return endpoints
 
-    async def _command(self, member: int, command: str) -> int:
-        """Give a member's control socket a command."""
-        at_ns = time.monotonic_ns()
+    async def _command(
+        self, member: int, command: str, args: Mapping[str, object] | None = None, patience_s: float = 5.0
+    ) -> int:
+        """Give a member's control socket a command; when, monotonic ns. Raises LabError if it is refused."""
+        at_ns, path = time.monotonic_ns(), Path(self.place.path(f"m{member}.ctl"))
         try:
-            answer = await asyncio.to_thread(call, Path(self.place.path(f"m{member}.ctl")), command, {}, 5.0)
+            answer = await asyncio.to_thread(call, path, command, args, patience_s)
         except ControlError as error:
             raise LabError(str(error)) from None
         if not answer["ok"]:

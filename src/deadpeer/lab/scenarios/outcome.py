@@ -17,6 +17,7 @@ WORDS: dict[Happening, str] = {
     "cut": "member {member} was cut off from etcd for {stopped:g} s",
     "split": "members were cut off from each other for {stopped:g} s, and the balancer moved the clients of"
     " member {member}, which lives",
+    "drain": "members were taken out on purpose (deadpeer drain), one after the other",
     "etcd": "etcd was down for {stopped:g} s",
     "blink": "etcd was down for {stopped:g} s, for less than a lease",
     "takeover": "gateway {member}, which was active, was killed, and the other took over",
@@ -128,7 +129,9 @@ class Outcome:
         stopped = self.stopped_s or 0.0
         what = WORDS[self.happening].format(member=self.member, stopped=stopped)
         slowest = _slowest([client.recover_ms for client in self.clients])
-        whose = "all clients" if self.happening == "etcd" else f"its {len(self.clients)} client(s)"
+        whose = {"etcd": "all clients", "drain": f"their {len(self.clients)} client(s)"}.get(
+            self.happening, f"its {len(self.clients)} client(s)"
+        )
         since = {"etcd": "after its return", "split": "after that"}.get(self.happening, "later")
         back = "did not all come back" if slowest is None else f"were back {slowest / 1000:.1f} s {since}"
         sentences = [f"{what[0].upper()}{what[1:]}{f'; {whose} {back}' if self.clients else ''}."]

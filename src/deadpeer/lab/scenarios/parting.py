@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from functools import partial
 
+from deadpeer.lab.options import LabError
 from deadpeer.lab.scenarios.field import Field
-from deadpeer.lab.scenarios.outcome import Check, Outcome, client_of, losses, none
-from deadpeer.lab.scenarios.parts import CALM_S, judge, round_trips, until, victim
+from deadpeer.lab.scenarios.outcome import Check, Client, Outcome, client_of, losses, none
+from deadpeer.lab.scenarios.parts import (
+    CALM_S,
+    GRACE_S,
+    Before,
+    judge,
+    round_trips,
+    serves_again,
+    until,
+    victim,
+)
 from deadpeer.lab.scenarios.plan import RESUME_S
 
 SPLIT_S = 4.0
@@ -59,6 +71,81 @@ async def split(field: Field) -> Outcome:
         none("members that fenced themselves", fenced),
     )  # fmt: skip
     return await judge(field, "split", before, began_ns, clients, checks, stopped_s, RESUME_S, mended_ns)
+
+
+async def drain(field: Field) -> Outcome:
+    """Members are taken out on purpose: one that has a client which follows a redirect, and one, if it is
+    another, that has a client which does not. The first builds its new SA beside the old one, which then
+    goes; the second is deleted, and comes back.
+    """
+    members = _with_both_kinds(field)
+    concerned = sorted(client for member in members for client in field.served_by(member))
+    before = Before(members[0], concerned, Counter(field.buyers.asked))
+    at_ns = time.monotonic_ns()
+    old = field.truth.pairs(at_ns)
+    last: dict[int, Client] = {}
+    for member in members:
+        # A client that was sent from one to the other counts as it was the last time.
+        last |= {client.number: client for client in await _take_out(field, member)}
+    clients = [last[number] for number in concerned]
+    follows = [client.number for client in field.place.clients if client.follows]
+    sent, lost = _lost(field, [number for number in concerned if number in follows], at_ns)
+    deleted = [number for number in concerned if number not in follows]
+    sent_by_others, lost_by_others = _lost(field, deleted, at_ns)
+    redirected = [n for n in concerned if field.clients[n].first("redirected", at_ns) is not None]
+    field.say(
+        f"{len(redirected)} client(s) followed the redirect and lost {lost} of {sent} packets;"
+        f" {len(deleted)} were deleted, came back, and lost {lost_by_others} of {sent_by_others}"
+    )
+    wanted = [number for number in concerned if number in follows]
+    checks = (
+        Check("clients that were redirected", str(wanted), str(redirected), redirected == wanted),
+        none("packets that redirected clients lost", lost),
+        none("tokens for SAs that were there", len(field.truth.told_of(old, at_ns))),
+    )
+    return await judge(field, "drain", before, at_ns, clients, checks, bound_s=RESUME_S)
+
+
+async def _take_out(field: Field, member: int) -> list[Client]:
+    """Drain a member, stop it, start it again. Its clients; times count from the drain's beginning."""
+    mine = field.served_by(member)
+    await field.steer(member, away=True)
+    at_ns = time.monotonic_ns()
+    field.say(f"member {member} is drained: its clients {mine} shall go to the others")
+    await field.drain(member)
+    took_s = (time.monotonic_ns() - at_ns) / 1e9
+    field.say(f"member {member} has no client any more, {took_s:.2f} s later, and is stopped")
+    clients = []
+    for number in mine:
+        up_ns = await field.wait_for(
+            f"a new SA of client {number}", partial(field.clients[number].first, "ike_sa_up", at_ns), GRACE_S
+        )
+        found = await round_trips(field, [number], up_ns, RESUME_S)
+        clients.append(client_of(number, field.clients[number].events, at_ns, found.get(number)))
+    await asyncio.sleep(CALM_S)
+    field.truth.stopped(member, await field.members[member].terminate(), dead=True)
+    began_ns = time.monotonic_ns()
+    await field.members[member].start()
+    await serves_again(field, member, began_ns)
+    return clients
+
+
+def _with_both_kinds(field: Field) -> list[int]:
+    """Members that have, all together, clients which follow a redirect and such that don't."""
+    found = []
+    for kind in (True, False):
+        wanted = {client.number for client in field.place.clients if client.follows is kind}
+        having = [m for m in range(field.plan.members) if wanted.intersection(field.served_by(m))]
+        found += having[:1]
+    if not found:
+        raise LabError("no member has a client")
+    return sorted(set(found))
+
+
+def _lost(field: Field, clients: list[int], after_ns: int) -> tuple[int, int]:
+    """(sent, lost) by these clients since then, but for what may still be under way."""
+    until_ns = time.monotonic_ns() - round(QUIET_S * 1e9)
+    return losses([field.traffic[number] for number in clients], after_ns, until_ns)
 
 
 def _answers(field: Field, clients: list[int], after_ns: int) -> int:

@@ -11,7 +11,7 @@ from deadpeer.lab.options import LabError
 from deadpeer.lab.result import PROOF_OF
 from deadpeer.lab.scenarios.field import Field
 from deadpeer.lab.scenarios.outcome import Check, Client, Outcome, client_of, losses, none, within
-from deadpeer.lab.scenarios.plan import BACK_S, LOSE_NOTHING, Happening
+from deadpeer.lab.scenarios.plan import BACK_S, NO_VERDICT, Happening
 
 PATIENCE_S = 1.5
 """An inner packet without an answer after this time is lost."""
@@ -116,7 +116,7 @@ async def judge(
     bound_s = field.plan.lease_s + BACK_S if bound_s is None else bound_s
     asked = Counter(field.buyers.asked) - before.asked
     times = [float("inf") if c.recover_ms is None else c.recover_ms for c in clients]
-    proof = "nothing" if happening in LOSE_NOTHING else PROOF_OF[field.plan.method]
+    proof = "nothing" if happening in NO_VERDICT else PROOF_OF[field.plan.method]
     found = sorted({client.verdict or "nothing" for client in clients})
     judged = (
         *([within("clients are back", max(times), bound_s)] if times else []),

@@ -16,12 +16,16 @@ from deadpeer.lab.options import LabError, Method
 from deadpeer.lab.sites import is_free
 from deadpeer.values import Address
 
-Happening = Literal["kill", "freeze", "cut", "split", "etcd", "blink", "takeover", "stall", "both"]
-HAPPENINGS: tuple[Happening, ...] = ("kill", "freeze", "cut", "split", "etcd", "blink")
+Happening = Literal["kill", "freeze", "cut", "split", "drain", "etcd", "blink", "takeover", "stall", "both"]
+HAPPENINGS: tuple[Happening, ...] = (
+    "kill", "freeze", "cut", "split", "drain", "etcd", "blink",
+)  # fmt: skip
 """A member is killed; stopped for longer than its lease; cut off from etcd for as long; all are cut off from
-each other; etcd is gone for longer than the leases; it is gone for less."""
-LOSE_NOTHING: frozenset[Happening] = frozenset({"split", "etcd"})
-"""After these clients go on with the SAs that they have, and need no verdict."""
+each other; members are taken out on purpose; etcd is gone for longer than the leases; it is gone for less."""
+NO_VERDICT: frozenset[Happening] = frozenset({"split", "drain", "etcd"})
+"""In these no client has anything to find out: its SA goes on, or its gateway tells it."""
+NEED_FORWARD: frozenset[Happening] = frozenset({"split", "drain"})
+"""In these the balancer moves clients of a member that lives."""
 BLINK_LEASE_S = 5
 """With shorter leases etcd takes too long to start for nobody to notice; then that is not in what is run by
 default."""
@@ -88,8 +92,10 @@ class ClusterPlan:
 
     def check_event(self, happening: Happening) -> None:
         """Raise LabError (usage) if this can't happen to such a cluster."""
-        if happening == "split" and not self.forward:
-            raise LabError("--event split: members that hand nothing on have no way to be cut", usage=True)
+        if happening in NEED_FORWARD and not self.forward:
+            raise LabError(
+                f"--event {happening} needs members that hand packets on: leave --no-forward out", usage=True
+            )
 
     @property
     def short_s(self) -> float:
@@ -112,6 +118,11 @@ class ClientPlace:
     inside: str
     inner: str
     home: int
+
+    @property
+    def follows(self) -> bool:
+        """Whether it goes where it is sent by RFC 5685: every other one does, as in a crowd of makes."""
+        return self.number % 2 == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,12 @@ class CookieJar:
 
     def check(self, now: Now, cookie: bytes, nonce: bytes, spi_i: bytes, source: Address) -> bool:
         """Whether this initiator got this cookie from us within the last one to two minutes."""
+        return any(hmac.compare_digest(cookie, each) for each in self.all(now, nonce, spi_i, source))
+
+    def all(self, now: Now, nonce: bytes, spi_i: bytes, source: Address) -> list[bytes]:
+        """The cookies that this initiator may have got from us within the last one to two minutes."""
         self._turn(now)
-        for version in self._secrets:
-            if hmac.compare_digest(cookie, self._cookie(version, nonce, spi_i, source)):
-                return True
-        return False
+        return [self._cookie(version, nonce, spi_i, source) for version in self._secrets]
 
     def _cookie(self, version: int, nonce: bytes, spi_i: bytes, source: Address) -> bytes:
         packed = ip_address(source.host).packed

@@ -19,7 +19,7 @@ from deadpeer.ike.connection import Connection, EndpointConfig
 from deadpeer.ike.cookie import CookieJar
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.evidence import InitialContact, Verdict
-from deadpeer.ike.exchanges import dispatch, init, resume
+from deadpeer.ike.exchanges import dispatch, init, resume, setup
 from deadpeer.ike.exchanges.child import RekeyChild, replace_lost
 from deadpeer.ike.exchanges.informational import DeleteIke, Inform, Probe, expire_child
 from deadpeer.ike.extension import Extension, Orphan, SpiSource
@@ -396,6 +396,8 @@ class Endpoint:
                 return
             if known.established_ns is not None:
                 env.drop("IKE_SA_INIT of an established SA")
+                return
+            if setup.begun_again(known, message, datagram):
                 return
         if env.doors_closed:
             env.drop("draining")

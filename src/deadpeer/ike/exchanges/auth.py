@@ -335,21 +335,41 @@ def _check_peer(sa: IkeSa, now: Now, connection: Connection, message: Message) -
     expected = connection.remote.identity
     if expected is not None and not expected.matches(identity):
         raise AuthFailure(f"the peer says that it is {identity}, expected is {expected}")
-    real, nonce, key = (
-        (setup.response, setup.nonce_i, keys.sk_pr)
-        if sa.initiator
-        else (setup.request, setup.nonce_r, keys.sk_pi)
-    )
-    signed = signed_octets(sa.suite.prf, real, nonce, key, theirs.body)
+    nonce, key = (setup.nonce_i, keys.sk_pr) if sa.initiator else (setup.nonce_r, keys.sk_pi)
+    firsts = [setup.response] if sa.initiator else setup.requests(now, sa.spi_i, sa.remote)
+    failure = AuthFailure("there was no first message")
+    for first in firsts:
+        signed = signed_octets(sa.suite.prf, first, nonce, key, theirs.body)
+        try:
+            _check_proof(sa, now, connection, message, identity, proof, signed)
+        except AuthFailure as error:
+            failure = error
+        else:
+            return identity
+    raise failure
+
+
+def _check_proof(
+    sa: IkeSa,
+    now: Now,
+    connection: Connection,
+    message: Message,
+    identity: Identity,
+    proof: Authentication,
+    signed: bytes,
+) -> None:
+    """That the peer's AUTH payload is over `signed`. Raises AuthFailure or CertificateError."""
+    setup, keys = sa.setup, sa.keys
+    assert setup is not None and keys is not None
     if setup.resumption is not None:
         if setup.resumed_identity is not None and setup.resumed_identity != identity:
             raise AuthFailure(f"the peer resumes as {identity}, but was {setup.resumed_identity}")
+        key = keys.sk_pr if sa.initiator else keys.sk_pi
         _check_mac(proof, prf(sa.suite.prf, key, signed), "the resumed keys differ")
     elif connection.remote.auth == "psk":
         _check_shared_key(sa, connection, proof, signed)
     else:
         sa.credential_until_s = _check_signature(now, connection, message, identity, proof, signed)
-    return identity
 
 
 def _check_shared_key(sa: IkeSa, connection: Connection, proof: Authentication, signed: bytes) -> None:

@@ -26,6 +26,7 @@ from deadpeer.ike.exchanges.setup import (
     begin_auth,
     capabilities,
     demand_cookie,
+    first_capabilities,
     half_open,
     read_capabilities,
     take_cookie,
@@ -104,7 +105,7 @@ def _send(sa: IkeSa, now: Now) -> None:
         setup.offered,
         KeyExchange(setup.key_pair.group.transform_id, setup.key_pair.public),
         Nonce(setup.nonce_i),
-        *capabilities(sa, now, response=False),
+        *first_capabilities(sa, now),
     ]
     if setup.cookie:
         payloads.insert(0, Notify(NotifyType.COOKIE, setup.cookie))
@@ -262,6 +263,7 @@ def respond(
         nonce_i=nonce.data,
         nonce_r=env.entropy.octets(NONCE_OCTETS),
         request=octets,
+        jar=cookies,
         candidates=tuple(c for c in candidates if _permits(c, selected.suite)),
     )
     env.table.add(sa)

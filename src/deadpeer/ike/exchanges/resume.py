@@ -19,6 +19,7 @@ from deadpeer.ike.exchanges.setup import (
     admitted,
     begin_auth,
     capabilities,
+    first_capabilities,
     half_open,
     read_capabilities,
     take_cookie,
@@ -132,6 +133,7 @@ def respond(
         nonce_i=nonce.data,
         nonce_r=env.entropy.octets(NONCE_OCTETS),
         request=octets,
+        jar=cookies,
         candidates=(grant.connection,),
         resumption=grant.resumption,
         resumed_identity=grant.remote_identity,
@@ -165,7 +167,7 @@ def _send(sa: IkeSa, now: Now) -> None:
     payloads: list[Payload] = [
         Nonce(setup.nonce_i),
         *setup.resume_plan.offer.notifies,
-        *capabilities(sa, now, response=False),
+        *first_capabilities(sa, now),
     ]
     if setup.cookie:
         payloads.insert(0, Notify(NotifyType.COOKIE, setup.cookie))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from deadpeer.crypto import Group, Identity, KeyPair
@@ -23,6 +24,8 @@ from deadpeer.wire import (
     NotifyType,
     SecurityAssociation,
     VendorId,
+    decode_message,
+    encode_message,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ class Setup:
     groups_tried: list[Group] = field(default_factory=list)
     request: bytes = b""
     response: bytes = b""
+    first_capabilities: tuple[Notify | VendorId, ...] = ()
+    """Initiator: what our first message ended with; with a cookie it ends with the same."""
     peer_hashes: frozenset[int] | None = None
     peer_vendor_ids: tuple[bytes, ...] = ()
     peer_notifies: frozenset[int] = frozenset()
@@ -62,6 +67,28 @@ class Setup:
     """Resumed: who the peer is (None: initiator, not known)."""
     resume_plan: Plan | None = None
     """Initiator, while IKE_SESSION_RESUME waits for its answer."""
+    jar: CookieJar | None = None
+    """Responder: where its cookies come from."""
+
+    def requests(self, now: Now, spi_i: bytes, source: Address) -> Iterator[bytes]:
+        """Responder: what the initiator may have signed: the request that we answered, or the same with a
+        cookie of ours before it.
+
+        While we are busy at one moment and not at the next, a request is asked for a cookie, and its
+        retransmission, which was under way, is let in. Our response does not say which of its requests it
+        answers, and the initiator signs the one that it sent last (section 2.15), with the cookie, all else
+        unchanged (section 2.6). It may be on its way, or lost, when IKE_AUTH is here.
+        """
+        yield self.request
+        if self.jar is None:
+            return
+        bare = _but_for_cookie(decode_message(self.request))
+        for cookie in self.jar.all(now, self.nonce_i, spi_i, source):
+            octets = encode_message(
+                replace(bare, payloads=(Notify(NotifyType.COOKIE, cookie), *bare.payloads))
+            )
+            if octets != self.request:
+                yield octets
 
 
 def capabilities(sa: IkeSa, now: Now, *, response: bool) -> list[Notify | VendorId]:
@@ -77,6 +104,14 @@ def capabilities(sa: IkeSa, now: Now, *, response: bool) -> list[Notify | Vendor
     for extension in sa.env.extensions:
         found += [VendorId(octets) for octets in extension.vendor_ids(now, sa)]
     return found
+
+
+def first_capabilities(sa: IkeSa, now: Now) -> tuple[Notify | VendorId, ...]:
+    """Initiator: what ends our first message, unchanged however often it goes out (section 2.6)."""
+    setup = sa.setup
+    assert setup is not None
+    setup.first_capabilities = setup.first_capabilities or tuple(capabilities(sa, now, response=False))
+    return setup.first_capabilities
 
 
 def read_capabilities(sa: IkeSa, message: Message, datagram: Datagram) -> None:
@@ -134,6 +169,26 @@ def half_open(sa: IkeSa, now: Now, request: bytes) -> None:
         lambda t: sa.close(t, "the initiator never authenticated"),
     )
     env.transmit(setup.response, sa.local, sa.remote, "IKE_SA_INIT response")
+
+
+def begun_again(sa: IkeSa, message: Message, datagram: Datagram) -> bool:
+    """Responder: whether this is the request of a half-open SA once more, with a cookie or without one.
+
+    Then the initiator gets the same response: `Setup.requests` says why. A second half-open SA would be one
+    that nobody goes on with.
+    """
+    setup = sa.setup
+    if setup is None or sa.initiator:
+        return False
+    if _but_for_cookie(decode_message(setup.request)) != _but_for_cookie(message):
+        return False
+    sa.env.transmit(setup.response, datagram.local, datagram.remote, "response again")
+    return True
+
+
+def _but_for_cookie(message: Message) -> Message:
+    rest = (p for p in message.payloads if not (isinstance(p, Notify) and p.type == NotifyType.COOKIE))
+    return replace(message, payloads=tuple(rest))
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,15 @@ def build_endpoint(
         state, reader, spis, ownership = life.state, life.ring, life.spis, life.ownership
     maker = TokenMaker(state, entropy, options)
     spi_map = SpiMap(
-        now, state, reader, maker, ledger, options, machine_id=machine_id, local_hosts=config.local_hosts
+        now,
+        state,
+        reader,
+        ownership,
+        maker,
+        ledger,
+        options,
+        machine_id=machine_id,
+        local_hosts=config.local_hosts,
     )
     tickets = TicketGateway(store, ledger, entropy, options)
     extensions = _extensions(ownership, maker, spi_map, tickets, connections, entropy, options)

@@ -10,6 +10,7 @@ import pytest
 from tests.crash.fakes import FakeChild, FakeCore, FakeSa, at, connection
 from tests.support.pair import Pair
 
+from deadpeer.cluster.ownership import Single
 from deadpeer.cluster.spi import EpochSpis, SpiCodec
 from deadpeer.crash import boot
 from deadpeer.crash.announce import Announcer
@@ -62,7 +63,8 @@ class Bob:
         self.state = boot.start(store, entropy)
         self.core = FakeCore()
         self.maker = TokenMaker(self.state, entropy, options)
-        self.map = SpiMap(at(0), self.state, codec, self.maker, ledger, options)
+        ownership = Single(codec, self.state.epoch)
+        self.map = SpiMap(at(0), self.state, codec, ownership, self.maker, ledger, options)
         self.announcer = Announcer(self.map, self.maker, entropy, options)
         for extension in (self.maker, self.map, self.announcer):
             extension.attach(at(0), self.core)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from deadpeer.cluster.ownership import Ownership, Standing
 from deadpeer.cluster.spi import SpiReader
 from deadpeer.crash import spi_records
 from deadpeer.crash.boot import BootState
@@ -56,6 +57,7 @@ class SpiMap(Extension):
         now: Now,
         state: BootState,
         codec: SpiReader,
+        ownership: Ownership,
         maker: TokenMaker,
         ledger: Ledger,
         options: CrashOptions,
@@ -69,6 +71,7 @@ class SpiMap(Extension):
         """
         self._maker = maker
         self._codec = codec
+        self._ownership = ownership
         self._size = options.spi_map_size
         self._keep_s = options.spi_map_keep_s
         self._local_hosts = frozenset(local_hosts)
@@ -246,7 +249,8 @@ class SpiMap(Extension):
             since = None if origin is None else ended.get(origin.epoch)
             if record is None or origin is None or since is None or len(key) != 4:
                 reason = "damaged"
-            elif not state.boots_since(origin.epoch):
+            elif self._ownership.of_ike(record.own_spi) is not Standing.PAST:
+                # Of this life, of one to come, or of another member: by a copy of its state directory.
                 reason = "not_ended"
             elif since + self._keep_s <= now.unix_s:
                 reason = "outlived"

@@ -227,8 +227,7 @@ class Membership:
                 self._read(now_ns, unix_s, reply)
             case Grant(), GrantReply():
                 self._me = replace(self._me, lease=reply.lease)
-                self._granted = (pending.asked_ns, reply.ttl_s)
-                self._keep_due_ns = pending.asked_ns + int(reply.ttl_s / KEEPALIVES * NS_PER_S)
+                self._lasts(pending.asked_ns, reply.ttl_s)
                 self._read_due_ns = now_ns
             case KeepAlive(), KeepAliveReply():
                 self._kept(now_ns, pending, reply.ttl_s)
@@ -254,8 +253,7 @@ class Membership:
 
     def _kept(self, now_ns: int, pending: _Pending, ttl_s: float) -> None:
         if ttl_s > 0:
-            self._granted = (pending.asked_ns, ttl_s)
-            self._keep_due_ns = pending.asked_ns + int(ttl_s / KEEPALIVES * NS_PER_S)
+            self._lasts(pending.asked_ns, ttl_s)
             if self._told[0] in ("store_unreachable", "watch_lost"):
                 self._tell("", "")
             if not self.fence.is_open(now_ns):
@@ -269,6 +267,13 @@ class Membership:
         self._granted, self._keep_due_ns = None, None
         self.fence.close()
         self._read_due_ns = now_ns
+
+    def _lasts(self, asked_ns: int, ttl_s: float) -> None:
+        """Our lease lasts so long. etcd may grant more than was asked for; but our record tells the others
+        what was asked for, and by that they judge when we have stopped."""
+        ttl_s = min(ttl_s, self._me.config.ttl_s)
+        self._granted = (asked_ns, ttl_s)
+        self._keep_due_ns = asked_ns + int(ttl_s / KEEPALIVES * NS_PER_S)
 
     def _written(self, now_ns: int, pending: _Pending, succeeded: bool) -> None:
         self._read_due_ns = now_ns

@@ -14,6 +14,9 @@ from typing import Any
 from deadpeer.cluster.store import Item
 
 MAX_MEMBERS = 256
+MAX_TTL_S = 86_400
+MAX_NUMBER = (1 << 63) - 1
+"""Of epochs and versions."""
 
 
 class RecordError(Exception):
@@ -102,6 +105,8 @@ def read_view(keys: Keys, revision: int, items: Iterable[Item]) -> View:
             record = MemberRecord(**fields, revision=item.revision)
             if not 0 <= record.ended <= record.registered:
                 raise RecordError(f"{item.key}: epochs out of order")
+            if not 0 < record.ttl <= MAX_TTL_S:
+                raise RecordError(f"{item.key}: 'ttl' is not 1 to {MAX_TTL_S}")
             members[_number(item, number)] = record
         elif what == "lease":
             fields = _object(item, epoch=int, machine=str, forward=str, knows=int)
@@ -135,19 +140,21 @@ def _read_secrets(item: Item) -> SealedSecrets:
 def _object(item: Item, **types: type) -> dict[str, Any]:
     try:
         found = json.loads(item.value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RecordError(f"{item.key}: not JSON") from None
     if not isinstance(found, dict) or set(found) != set(types):
         raise RecordError(f"{item.key}: not an object of {', '.join(types)}")
     for name, kind in types.items():
         if type(found[name]) is not kind:
             raise RecordError(f"{item.key}: '{name}' is not {kind.__name__}")
+        if kind is int and not 0 <= found[name] <= MAX_NUMBER:
+            raise RecordError(f"{item.key}: '{name}' is not 0 to {MAX_NUMBER}")
     return found
 
 
 def _number(item: Item, text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 0 <= int(text) < MAX_MEMBERS:
-        raise RecordError(f"{item.key}: no member number")
+    if not text.isascii() or not text.isdecimal() or len(text) > 3 or int(text) >= MAX_MEMBERS:
+        raise RecordError(f"{item.key[:80]}: no member number")
     return int(text)
 
 

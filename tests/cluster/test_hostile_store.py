@@ -1,0 +1,84 @@
+"""A store that answers what it was not asked for: longer leases, records that nobody here wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pytest
+from tests.cluster.test_membership import up
+from tests.support.cluster import CLUSTER, World
+from tests.support.simstore import SimStore
+
+from deadpeer.cluster.records import Keys, RecordError, read_view
+from deadpeer.cluster.store import Grant, Item, Reply, Request
+
+PREFIX = f"/deadpeer/{CLUSTER}/"
+KEYS = Keys(CLUSTER)
+MEMBER = {"registered": 1, "ended": 0, "ttl": 5}
+LEASE = {"epoch": 1, "machine": "m", "forward": "", "knows": 1}
+HUGE = 10**400
+
+
+class GenerousStore(SimStore):
+    """etcd grants no lease that is shorter than one and a half of its election timeout."""
+
+    def carry_out(self, request: Request) -> Reply:
+        return super().carry_out(Grant(max(request.ttl_s, 20)) if isinstance(request, Grant) else request)
+
+
+def test_nobody_serves_for_longer_than_its_record_says_whatever_the_store_grants() -> None:
+    """
+    Member 1 asked for 5 s and got 20. etcd is restored from a backup without its lease:
+
+      others: 1.2 leases of 5 s, and it is written off   ◀─▶   its fence: closed by then
+    """
+    world = World(31)
+    world.store = GenerousStore(world)
+    up(world)
+    revision, items = world.store.backup()
+    del items[f"{PREFIX}lease/1"]
+    world.members[1].cut_off = True
+    world.store.restore((revision, items))
+    world.run(3.0)
+    assert world.members[1].serves
+    world.run(2.0)
+    assert not world.members[1].serves
+    world.run(20.0)
+    assert world.violations == []
+
+
+def item(key: str, value: object) -> Item:
+    return Item(PREFIX + key, value if isinstance(value, bytes) else json.dumps(value).encode(), 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "record", "change"),
+    [
+        ("member/0", MEMBER, {"registered": HUGE}),
+        ("member/0", MEMBER, {"registered": 1 << 63}),
+        ("member/0", MEMBER, {"registered": -1, "ended": -1}),
+        ("member/0", MEMBER, {"ttl": 0}),
+        ("member/0", MEMBER, {"ttl": HUGE}),
+        ("lease/0", LEASE, {"epoch": -1}),
+        ("lease/0", LEASE, {"epoch": 1 << 64}),
+        ("lease/0", LEASE, {"knows": HUGE}),
+        ("secrets", {"version": 1, "sealed": ""}, {"version": HUGE}),
+        ("secrets", {"version": 1, "sealed": ""}, {"version": -1}),
+        ("member/" + "9" * 5000, MEMBER, {}),
+    ],
+)
+def test_numbers_beyond_all_bounds_make_a_record_unreadable(
+    key: str, record: Mapping[str, object], change: Mapping[str, object]
+) -> None:
+    with pytest.raises(RecordError):
+        read_view(KEYS, 3, [item(key, {**record, **change})])
+    if len(key) < 20:
+        read_view(KEYS, 3, [item(key, record)])
+
+
+@pytest.mark.parametrize("value", [b"[" * 100_000, b"\xff", b'{"registered": 1e400}', b"1" * 5000])
+def test_no_value_is_more_than_unreadable(value: bytes) -> None:
+    for key in ("member/0", "lease/0", "secrets"):
+        with pytest.raises(RecordError):
+            read_view(KEYS, 3, [item(key, value)])

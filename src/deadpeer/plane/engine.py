@@ -10,6 +10,7 @@ from deadpeer.wire import EspPacket, WireError, decode_esp
 from .child import Child
 from .drops import Drop
 from .esp import inner_packet
+from .lookup import PolicyLookup
 from .model import (
     Acquire,
     ActivateOutbound,
@@ -73,6 +74,7 @@ class EspEngine:
         self._sadb: dict[int, Child] = {}
         self._children: dict[int, Child] = {}
         self._policies: dict[int, Policy] = {}
+        self._lookup = PolicyLookup()
         self._vacant: dict[int, Policy] = {}
         self._policies_made = 0
         self._timers: list[tuple[int, int, Child | Policy]] = []
@@ -98,7 +100,9 @@ class EspEngine:
             case MoveChild():
                 self._move(op)
             case InstallTrap():
-                self._policy(op.policy).trap = SelectorPair(op.local_ts, op.remote_ts)
+                policy = self._policy(op.policy)
+                policy.trap = SelectorPair(op.local_ts, op.remote_ts)
+                self._lookup.update(policy)
             case RemoveTrap():
                 self._remove_trap(now_ns, op.policy)
             case WatchSilence():
@@ -111,7 +115,7 @@ class EspEngine:
             self._drop(Drop.OUTBOUND_MALFORMED)
             return
         reason = Drop.NO_POLICY
-        for policy in self._policies.values():
+        for policy in self._lookup.candidates(flow):
             choice = policy.choose(flow)
             if isinstance(choice, Child):
                 self._send(now_ns, policy, choice, packet)
@@ -201,6 +205,7 @@ class EspEngine:
         child = Child(op, self._entropy, self._first_sequence)
         policy = self._policy(op.policy)
         policy.children.append(child)
+        self._lookup.update(policy)
         self._children[op.child] = child
         self._sadb[op.spi_in] = child
         if op.outbound_now:
@@ -249,6 +254,7 @@ class EspEngine:
         del self._sadb[child.spi_in]
         policy = self._policies[child.policy]
         policy.children.remove(child)
+        self._lookup.update(policy)
         self._retire(policy, child.selectors)
 
     def _move(self, op: MoveChild) -> None:
@@ -263,8 +269,10 @@ class EspEngine:
             self._vacant.pop(number, None)
             return
         policy.trap = None
+        self._lookup.update(policy)
         self._settle(now_ns, policy)
         if policy.vacant:
+            self._lookup.remove(policy)
             del self._policies[number]
 
     def _watch(self, op: WatchSilence) -> None:
@@ -286,7 +294,6 @@ class EspEngine:
         policy = self._vacant.pop(number, None)
         if policy is not None:
             self._policies[number] = policy
-            self._policies = dict(sorted(self._policies.items(), key=lambda item: item[1].order))
             return policy
         self._policies_made += 1
         held = HoldQueue(self._hold_packets, self._hold_octets)
@@ -300,6 +307,7 @@ class EspEngine:
         policy.acquired_ns = None
         policy.last_selectors = last
         policy.silence.reset()
+        self._lookup.remove(policy)
         del self._policies[policy.number]
         self._vacant[policy.number] = policy
         while len(self._vacant) > VACANT_POLICIES:

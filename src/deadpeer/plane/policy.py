@@ -44,6 +44,14 @@ class Policy:
     def vacant(self) -> bool:
         return self.trap is None and not self.children
 
+    def destinations(self) -> tuple[set[tuple[int, int]], bool]:
+        """The single addresses (IP version, number) on the remote side of its selectors; and whether there
+        are ranges of more than one."""
+        pairs = [child.selectors for child in self.children] + ([self.trap] if self.trap is not None else [])
+        ranges = [each for pair in pairs for each in pair.destinations()]
+        hosts = {(version, start) for version, start, end in ranges if start == end}
+        return hosts, any(start != end for _, start, end in ranges)
+
     def was_for(self, flow: Flow) -> bool:
         """Would the last child have carried the packet?"""
         return self.last_selectors is not None and self.last_selectors.outbound(flow)

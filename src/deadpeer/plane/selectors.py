@@ -61,6 +61,10 @@ class SelectorPair:
         """Is this a packet from the local to the remote side?"""
         return _from(self._local, flow) and _to(self._remote, flow)
 
+    def destinations(self) -> list[tuple[int, int, int]]:
+        """The remote side's ranges of addresses: IP version, first, last."""
+        return [(r.version, r.start, r.end) for r in self._remote]
+
     def inbound(self, flow: Flow) -> bool:
         """Is this a packet from the remote to the local side?"""
         return _from(self._remote, flow) and _to(self._local, flow)

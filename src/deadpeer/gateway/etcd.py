@@ -111,7 +111,7 @@ class EtcdStore:
                 break
             except (Etcd3Exception, requests.RequestException, OSError) as error:
                 reply = Failed(f"{endpoints.name}: {_why(error)}")
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except Exception as error:  # Whatever it was: the thread must live, and who asked gets a reply.
                 reply = Failed(f"{endpoints.name}: not an answer of etcd ({type(error).__name__})")
             endpoints.next()
             repeatable = isinstance(asked.request, Range | KeepAlive)
@@ -132,10 +132,10 @@ def carry_out(post: Post, request: Request) -> Reply:
             return RangeReply(int(header["revision"]), items, str(header["cluster_id"]))
         case Grant(ttl_s=ttl_s):
             found = post("lease/grant", {"TTL": ttl_s})
-            return GrantReply(int(found["ID"]), float(found["TTL"]))
+            return GrantReply(int(found["ID"]), int(found["TTL"]))
         case KeepAlive(lease=lease):
             found = post("lease/keepalive", {"ID": lease})
-            return KeepAliveReply(float(found["result"].get("TTL", 0)))
+            return KeepAliveReply(int(found["result"].get("TTL", 0)))
         case Revoke(lease=lease):
             post("lease/revoke", {"ID": lease})
             return Done()
@@ -266,7 +266,7 @@ class _Watcher:
                     break
                 misses += 1
                 self._endpoints.next()
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except Exception as error:  # Whatever it was: who waits for news must hear that none will come.
                 why = f"{self._endpoints.name}: not an answer of etcd ({type(error).__name__})"
                 break
         if not self._ended:
@@ -396,7 +396,7 @@ def _text(error: Exception) -> str:
 def _why(error: Exception) -> str:
     """One line for a person; never a password or token, as etcd's answers and requests' errors have none."""
     text = _text(error)
-    with suppress(ValueError, AttributeError):
+    with suppress(ValueError, AttributeError, RecursionError):
         text = str(json.loads(text).get("error", text))
     for sign, words in (
         ("timed out", "no answer in time"),

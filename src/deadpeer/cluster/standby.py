@@ -82,7 +82,7 @@ class Standby:
         self._number = number
         self._epoch = disk_epoch
         self._secrets = shared_secrets(keys)
-        self._mac = Sealer(keys[0], "standby").derive("partner")
+        self._macs = [Sealer(key, "standby").derive("partner") for key in keys]
         self._entropy = entropy
         self._held = False
         self._begun = False
@@ -96,6 +96,8 @@ class Standby:
         self._ask_due_ns = 0
         self._claims_until_ns = 0
         self._lives = True
+        self._namesake = False
+        """Whether it was said that somebody has our number."""
         self._outputs: deque[Output] = deque()
 
     # --- the fence that a gate asks ----------------------------------------------------------------
@@ -137,12 +139,15 @@ class Standby:
         except error:
             self.counters["malformed"] += 1
             return
-        wanted = self._tag(octets[: -len(mac)])
-        if version != 1 or sender != 1 - self._number or not hmac.compare_digest(mac, wanted):
+        # Any of our keys will do: while they are renewed, the two files have them in another order.
+        key = self._key_of(octets[: -len(mac)], mac)
+        if key is None or version != 1 or sender != 1 - self._number:
             self.counters["forged"] += 1
+            if key is not None and sender == self._number and nonce != self._nonce:
+                self._meet_namesake()
             return
         if kind == _ASK:
-            self._outputs.append(ToPartner(self._message(_ANSWER, nonce)))
+            self._outputs.append(ToPartner(self._message(_ANSWER, nonce, key)))
             if held and self._begun and not self._lives and now_ns >= self._next_doubt_ns:
                 # It says that it holds the address. That may be an old word of its, played back: ask.
                 self._next_doubt_ns = now_ns + int(ASK_S * NS_PER_S)
@@ -207,14 +212,26 @@ class Standby:
         self._asks += 1
         pause_s = ANSWER_S / ASKS if self._asks <= ASKS and self._doubt_until_ns > now_ns else ASK_S
         self._ask_due_ns = now_ns + int(pause_s * NS_PER_S)
-        self._outputs.append(ToPartner(self._message(_ASK, self._nonce)))
+        self._outputs.append(ToPartner(self._message(_ASK, self._nonce, self._macs[0])))
 
-    def _message(self, kind: int, nonce: bytes) -> bytes:
+    def _meet_namesake(self) -> None:
+        """What the other one's SPIs say is not to be told from our own, of lives that are over."""
+        if not self._namesake:
+            self._namesake = True
+            why = f"the partner is number {self._number} too, or somebody plays old words of ours back to us"
+            self._outputs.append(Trouble("number_taken", why))
+
+    def _message(self, kind: int, nonce: bytes, key: bytes) -> bytes:
         body = _MESSAGE.pack(1, kind, self._number, int(self._held), self._epoch, nonce, b"")[:-_MAC_SIZE]
-        return body + self._tag(body)
+        return body + _tag(key, body)
 
-    def _tag(self, body: bytes) -> bytes:
-        return hmac.digest(self._mac, body, sha256)[:_MAC_SIZE]
+    def _key_of(self, body: bytes, mac: bytes) -> bytes | None:
+        """With which of our keys this was said."""
+        return next((key for key in self._macs if hmac.compare_digest(mac, _tag(key, body))), None)
+
+
+def _tag(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, sha256)[:_MAC_SIZE]
 
 
 _MAC_SIZE = 16

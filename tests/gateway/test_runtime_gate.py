@@ -6,12 +6,13 @@ import asyncio
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.gateway.test_routes import ts
-from tests.gateway.test_runtime import Bench, ScriptedCore, run
+from tests.gateway.test_runtime import Bench, RecordingStore, ScriptedCore, run
 
 from deadpeer.crypto import SeededEntropy
-from deadpeer.ike.io import CommandDone, Event, Initiate, Input, Plane, Reload, Timeout
+from deadpeer.ike.io import CommandDone, Event, Initiate, Input, Persist, Plane, Reload, Timeout
 from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.model import InstallTrap
 from deadpeer.plane.unix import UnixHost
@@ -98,6 +99,63 @@ def test_outputs_wait_from_the_moment_at_which_it_closes(place: Path) -> None:
         gate.closes_after, gate.open = None, True
         bench.runtime.resume()
         assert [entry[1] for entry in bench.journal] == [b"%d" % number for number in range(10)]
+
+    run(place, core, work, gate=gate)
+
+
+class FullEngine(EspEngine):
+    """Has much to send, and to hand to the host behind us."""
+
+    def __init__(self, datagrams: list[Datagram], packets: list[bytes]) -> None:
+        super().__init__(SeededEntropy(4))
+        self.datagrams, self.packets = datagrams, packets
+
+    def poll_datagram(self) -> Datagram | None:
+        return self.datagrams.pop(0) if self.datagrams else None
+
+    def poll_packet(self) -> bytes | None:
+        return self.packets.pop(0) if self.packets else None
+
+
+def test_esp_waits_from_the_moment_at_which_it_closes_too(place: Path) -> None:
+    """The data plane had many packets ready: a process that is stopped among them sends no more of them."""
+    core, gate = ScriptedCore(), Gate()
+
+    async def work(bench: Bench) -> None:
+        wire = [Datagram(b"%d" % n, bench.nat.local, bench.stranger_address) for n in range(10)]
+        engine = FullEngine(wire, [bytes(28)] * 10)
+        gate.closes_after = gate.asked + 5
+        bench.runtime.attach(core, engine)
+        sent = [entry for entry in bench.journal if entry[0] == "send"]
+        assert 0 < len(sent) < 10 and len(sent) + len(engine.datagrams) == 10
+        assert len(engine.packets) == 10
+        gate.open, gate.closes_after = True, gate.asked + 12
+        bench.runtime.resume()
+        assert engine.datagrams == [] and 0 < len(engine.packets) < 10
+
+    run(place, core, work, gate=gate)
+
+
+def test_what_waited_for_the_disk_until_it_closed_is_not_sent(place: Path) -> None:
+    """A disk may take longer than a lease: the look at the clock before it was written to is an old one."""
+    core, gate = ScriptedCore(), Gate()
+
+    async def work(bench: Bench) -> None:
+        class Slow(list[Any]):
+            def append(self, entry: Any) -> None:
+                super().append(entry)
+                gate.open = gate.open and entry[0] != "put"
+
+        bench.store.full = True
+        core.outputs.append(Persist("boot", b"1"))
+        bench.runtime.reload(Reload(()))
+        bench.store = RecordingStore(journal := Slow())
+        bench.runtime._store = bench.store
+        core.outputs.append(bench.transmit(b"rests on it"))
+        bench.runtime.reload(Reload(()))
+        assert journal == [("put", "boot")]
+        assert "send" not in [entry[0] for entry in bench.journal]
+        assert bench.runtime.counters["transmit_held_by_state"] == 1
 
     run(place, core, work, gate=gate)
 

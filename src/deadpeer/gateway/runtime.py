@@ -329,11 +329,10 @@ class Runtime:
 
     def _drain_engine(self) -> bool:
         engine, some = self._engine, False
-        if not self._open():
-            return False
-        while (datagram := engine.poll_datagram()) is not None:
+        # Asked before each of them: a process may be stopped among many, and go on with the next.
+        while self._open() and (datagram := engine.poll_datagram()) is not None:
             self._sockets.send(datagram)
-        while (packet := engine.poll_packet()) is not None:
+        while self._open() and (packet := engine.poll_packet()) is not None:
             self.counters["host_sent" if self._host.write(packet) else "host_refused"] += 1
         while (now := self._time()) is not None and (report := engine.poll_report()) is not None:
             some = True
@@ -368,8 +367,9 @@ class Runtime:
                     self._keylog.write(output)
 
     def _transmit(self, output: Transmit) -> None:
-        if self._owing or (self._unwritten and not self._write()):
-            # It may rest on what could not be made durable: lost now, retransmitted later.
+        if self._owing or (self._unwritten and not (self._write() and self._open())):
+            # It may rest on what could not be made durable, or was not before the clock stood still: lost
+            # now, retransmitted later.
             self.counters["transmit_held_by_state"] += 1
             return
         self._sockets.send(output.datagram)

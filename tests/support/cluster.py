@@ -92,6 +92,8 @@ class Member:
     machine: str
     drift: float = 0.0
     """How much faster its clock runs than true time, as a share."""
+    ahead_ns: int = 0
+    """By how much its clock is ahead of that, since its rate has changed."""
     ttl_s: int = 5
     disk_epoch: int = 0
     process: Membership | None = None
@@ -125,7 +127,12 @@ class Member:
 
     def clock_ns(self) -> int:
         """Its own clock."""
-        return int(self.world.now_ns * (1 + self.drift)) + self.number * 1000 * S
+        return int(self.world.now_ns * (1 + self.drift)) + self.ahead_ns + self.number * 1000 * S
+
+    def skew(self, drift: float) -> None:
+        """From now on its clock runs at another rate."""
+        self.ahead_ns += int(self.world.now_ns * (1 + self.drift)) - int(self.world.now_ns * (1 + drift))
+        self.drift = drift
 
     @mortal
     def boot(self) -> None:

@@ -21,6 +21,8 @@ from deadpeer.cluster.store import (
     Reply,
     Request,
     Revoke,
+    TimeToLive,
+    TimeToLiveReply,
     Txn,
     TxnReply,
 )
@@ -59,6 +61,7 @@ class SimStore:
         self.revision = 1
         self.drift = 0.0
         self.restored = 0
+        self.term = 1
         self._next_lease = 1000
         self._soonest_ns = 0
         """No lease ends before that."""
@@ -75,7 +78,13 @@ class SimStore:
             case Grant(ttl_s=ttl_s):
                 self._next_lease += 1
                 self._begin(self._next_lease, ttl_s)
-                return GrantReply(self._next_lease, ttl_s)
+                return GrantReply(self._next_lease, ttl_s, self.term)
+            case TimeToLive(lease=number):
+                lease = self.leases.get(number)
+                if lease is None:
+                    return TimeToLiveReply(number, -1, self.term)
+                left_s = (lease.ends_ns - self._world.now_ns) / S / (1 + self.drift)
+                return TimeToLiveReply(number, int(left_s), self.term)
             case KeepAlive(lease=number):
                 lease = self.leases.get(number)
                 if lease is None:
@@ -111,6 +120,7 @@ class SimStore:
     def new_leader(self, extra_s: float = 0.0) -> None:
         """After an election every lease that is left has its whole time again, and what etcd adds to it: the
         time that an election takes."""
+        self.term += 1
         for lease in self.leases.values():
             lease.ends_ns = self._ends(lease.ttl_s + extra_s)
 
@@ -126,6 +136,7 @@ class SimStore:
     def restore(self, backup: tuple[int, dict[str, Item]]) -> None:
         """Go back to a snapshot: keys of leases that are gone by now run out soon."""
         self.restored += 1
+        self.term += 1
         self.revision, self.items = backup[0], dict(backup[1])
         self.leases = {}
         for item in self.items.values():

@@ -21,9 +21,10 @@ class Margin:
     drift: float = 0.01
     slack_s: float = 0.25
 
-    def usable_s(self, ttl_s: float) -> float:
-        """How much of a lease of `ttl_s` seconds its holder may use, counted from when it asked for it."""
-        return max(0.0, ttl_s * (1 - self.drift) - self.slack_s)
+    def usable_s(self, ttl_s: float, rate: float = 1.0) -> float:
+        """How much of a lease of `ttl_s` seconds its holder may use, counted from when it asked for it, if
+        its clock has at least this rate of the store's."""
+        return max(0.0, ttl_s * min(1 - self.drift, rate) - self.slack_s)
 
 
 class Fence:
@@ -36,9 +37,10 @@ class Fence:
         self._margin = margin
         self._until_ns: int | None = None
 
-    def renewed(self, asked_ns: int, ttl_s: float) -> None:
-        """The store granted `ttl_s` seconds to a request that we sent at `asked_ns`."""
-        until_ns = asked_ns + int(self._margin.usable_s(ttl_s) * NS_PER_S)
+    def renewed(self, asked_ns: int, ttl_s: float, rate: float = 1.0) -> None:
+        """The store granted `ttl_s` seconds to a request that we sent at `asked_ns`. `rate`: how fast our
+        clock is at least, as a share of the store's."""
+        until_ns = asked_ns + int(self._margin.usable_s(ttl_s, rate) * NS_PER_S)
         self._until_ns = until_ns if self._until_ns is None else max(self._until_ns, until_ns)
 
     def close(self) -> None:

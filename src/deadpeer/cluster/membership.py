@@ -13,6 +13,8 @@ Why no token for a living SA can come of it:
 2. A member whose lease ran out goes on with a life only by a transaction whose condition is that nobody
    has written it off; the two exclude each other.
 3. A member serves only while its fence is open, and that closes before the lease can run out.
+   Its clock is measured against the store's all the time (`calibration`): a member whose clock is slower
+   than the fence allows for ends its life, and begins none.
 4. A store that was restored from a backup has lost leases that had not run out. Whoever reads it for the
    first time, or finds that it is another one, writes nobody off for as long as such a lease could last.
 
@@ -24,6 +26,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 
+from deadpeer.cluster.calibration import Calibration
 from deadpeer.cluster.fence import Fence
 from deadpeer.cluster.records import Keys, RecordError, View, read_view
 from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer, SecretsError
@@ -102,10 +105,11 @@ class ViewChanged:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something that a person should know of."""
+    """Something that a person should know of. `ratio`: of our clock's rate to the store's, if that is it."""
 
     kind: str
     why: str
+    ratio: float | None = None
 
 
 Output = Asked | PersistEpoch | LifeBegins | LifeOver | SecretsChanged | ViewChanged | Trouble
@@ -142,6 +146,7 @@ class Membership:
         self._store: str | None = None
         self._known_ns = 0
         """Since when we have known this store: it is another one after a restore from a backup."""
+        self.calibration = Calibration(config.margin)
         self._read_asked_ns = -1
         """When the newest answered read was asked for."""
 
@@ -209,6 +214,8 @@ class Membership:
         if self._leaving:
             return None
         due = [pending.until_ns for pending in self._asked.values()]
+        if self.calibration.due_ns is not None:
+            due.append(self.calibration.due_ns)
         if self._keep_due_ns is not None and not self._is_asked(KeepAlive):
             due.append(self._keep_due_ns)
         if not self._busy():
@@ -218,6 +225,9 @@ class Membership:
     # --- replies ---------------------------------------------------------------------------------
 
     def _replied(self, now_ns: int, unix_s: float, pending: _Pending, reply: Reply) -> None:
+        if pending.calibrating:
+            self._measured(now_ns, pending, reply)
+            return
         if isinstance(reply, Failed):
             self._failed(now_ns, pending, reply.why)
             return
@@ -250,6 +260,30 @@ class Membership:
                 self._read_due_ns = retry_ns
                 if self._keep_due_ns is not None:
                     self._keep_due_ns = min(self._keep_due_ns, retry_ns)  # the lease may be gone
+
+    def _measured(self, now_ns: int, pending: _Pending, reply: Reply) -> None:
+        if isinstance(reply, Failed):
+            self.counters["failed: calibration"] += 1
+        before = self.calibration.slow
+        self.calibration.replied(pending.asked_ns, now_ns, reply)
+        slow = self.calibration.slow
+        if before is not None and slow is None:
+            self._read_due_ns = now_ns
+        if before is not None or slow is None:
+            return
+        # Whoever waited for our lease to run out would rely on our fence, and that on our clock. So this life
+        # is over first, and then the lease is given back: our peers need not wait.
+        self.counters["clock slow"] += 1
+        why = f"it counted {slow.ours_s:.2f} s at most while the store counted {slow.theirs_s} s"
+        self._outputs.append(Trouble("clock_slow", why, round(slow.ratio, 3)))
+        self._asked = {number: asked for number, asked in self._asked.items() if asked.calibrating}
+        self.fence.close()
+        if self._me.epoch:
+            self._over("our clock is slower than the store's")
+        if self._me.lease:
+            self._ask(now_ns, Revoke(self._me.lease))
+        self._me = replace(self._me, lease=0)
+        self._granted, self._keep_due_ns = None, None
 
     def _kept(self, now_ns: int, pending: _Pending, ttl_s: float) -> None:
         if ttl_s > 0:
@@ -319,6 +353,8 @@ class Membership:
     # --- what is owed ----------------------------------------------------------------------------
 
     def _owe(self, now_ns: int, unix_s: float) -> None:
+        if self.calibration.slow is not None:
+            return
         try:
             step = next_step(
                 self.view,
@@ -377,7 +413,9 @@ class Membership:
         for number, pending in list(self._asked.items()):
             if now_ns >= pending.until_ns:
                 del self._asked[number]
-                self._failed(now_ns, pending, "no answer")
+                self._replied(now_ns, unix_s, pending, Failed("no answer"))
+        if (question := self.calibration.poll(now_ns)) is not None:
+            self._ask(now_ns, question, calibrating=True)
         if self._keep_due_ns is not None and now_ns >= self._keep_due_ns and not self._is_asked(KeepAlive):
             self._ask(now_ns, KeepAlive(self._me.lease))
         self._serve(now_ns)
@@ -405,20 +443,25 @@ class Membership:
             # It has closed by itself: what we know is from before, and a keepalive says nothing about
             # whether somebody has written us off since (a deposed leader of etcd answers it all the same).
             return
-        self.fence.renewed(*self._granted)
+        self.fence.renewed(*self._granted, self.calibration.rate(now_ns))
         if not self._begun:
             self._begun = True
             self._outputs.append(LifeBegins(me.epoch, me.secrets))
 
-    def _ask(self, now_ns: int, request: Request, step: Step | None = None) -> None:
+    def _ask(
+        self, now_ns: int, request: Request, step: Step | None = None, *, calibrating: bool = False
+    ) -> None:
         self._number += 1
         if not isinstance(request, Watch):
             until_ns = now_ns + int(PATIENCE_S * NS_PER_S)
-            self._asked[self._number] = _Pending(request, now_ns, until_ns, step)
+            self._asked[self._number] = _Pending(request, now_ns, until_ns, step, calibrating)
         self._outputs.append(Asked(self._number, request))
 
     def _busy(self) -> bool:
-        return any(not isinstance(pending.request, KeepAlive) for pending in self._asked.values())
+        return any(
+            not isinstance(pending.request, KeepAlive) and not pending.calibrating
+            for pending in self._asked.values()
+        )
 
     def _is_asked(self, kind: type[Request]) -> bool:
         return any(isinstance(pending.request, kind) for pending in self._asked.values())
@@ -437,3 +480,4 @@ class _Pending:
     asked_ns: int
     until_ns: int
     step: Step | None
+    calibrating: bool = False

@@ -54,6 +54,13 @@ class KeepAlive:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeToLive:
+    """How much of the lease's time is left."""
+
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
 class Revoke:
     """Give a lease back, and with it the keys that are bound to it."""
 
@@ -76,7 +83,7 @@ class Watch:
     after: int
 
 
-Request = Range | Grant | KeepAlive | Revoke | Txn | Watch
+Request = Range | Grant | KeepAlive | TimeToLive | Revoke | Txn | Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +109,11 @@ class RangeReply:
 
 @dataclass(frozen=True, slots=True)
 class GrantReply:
+    """`term`: another one for each leader of the store."""
+
     lease: int
     ttl_s: float
+    term: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +121,16 @@ class KeepAliveReply:
     """`ttl_s` 0: there is no such lease any more."""
 
     ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimeToLiveReply:
+    """`ttl_s`: whole seconds that are left, rounded down, by the leader's clock; -1: there is no such lease
+    any more. `term`: as in GrantReply."""
+
+    lease: int
+    ttl_s: int
+    term: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +150,7 @@ class Failed:
     why: str
 
 
-Reply = RangeReply | GrantReply | KeepAliveReply | TxnReply | Done | Failed
+Reply = RangeReply | GrantReply | KeepAliveReply | TimeToLiveReply | TxnReply | Done | Failed
 
 
 @dataclass(frozen=True, slots=True)

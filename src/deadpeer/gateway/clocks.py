@@ -33,6 +33,22 @@ def boottime_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+class LeaseClock:
+    """The clock of leases, which can be made to run at another rate: so the lab does, with gateway.faults."""
+
+    def __init__(self) -> None:
+        self.rate = 1.0
+        self._from_ns = self._at_ns = boottime_ns()
+
+    def __call__(self) -> int:
+        return self._at_ns + int((boottime_ns() - self._from_ns) * self.rate)
+
+    def skew(self, rate: float) -> None:
+        """Count `rate` seconds in a second from now on."""
+        self._at_ns, self._from_ns = self(), boottime_ns()
+        self.rate = rate
+
+
 class PlainClock:
     """A gateway by itself: always open."""
 
@@ -44,22 +60,26 @@ class PlainClock:
 
 
 class FencedClock:
-    """The clock behind a fence. `on_change` is told when it is found open (True), or closed."""
+    """The clock behind a fence. `on_change` is told when it is found open (True), or closed. `lease_ns`: the
+    clock by which the fence is asked."""
 
-    def __init__(self, fence: Opening, on_change: Callable[[bool], None]) -> None:
+    def __init__(
+        self, fence: Opening, on_change: Callable[[bool], None], lease_ns: Callable[[], int] = boottime_ns
+    ) -> None:
         self.open = False
+        self._lease_ns = lease_ns
         self._gate = Gate(fence)
         self._on_change = on_change
 
     def enter(self) -> Now | None:
-        now = self._gate.enter(boottime_ns(), time.time())
+        now = self._gate.enter(self._lease_ns(), time.time())
         if (now is not None) != self.open:
             self.open = now is not None
             self._on_change(self.open)
         return now
 
     def loop_s(self, core_ns: int) -> float:
-        left_ns = self._gate.outside_ns(core_ns) - boottime_ns()
+        left_ns = self._gate.outside_ns(core_ns) - self._lease_ns()
         return asyncio.get_running_loop().time() + left_ns / NS_PER_S
 
     @property

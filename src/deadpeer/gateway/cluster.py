@@ -33,7 +33,7 @@ from deadpeer.crash.shared import ClusterLife
 from deadpeer.ike.io import Event, ExtensionCommand, Field
 from deadpeer.values import NS_PER_S, Now
 
-from .clocks import FencedClock, boottime_ns, clock
+from .clocks import FencedClock, LeaseClock, clock
 from .cluster_config import ClusterOptions
 from .control import Reply
 from .errors import ConfigError
@@ -87,7 +87,8 @@ class ClusterMember:
             margin=options.margin,
         )
         self._membership = Membership(config, self._epochs.epoch, self._sealer, site.entropy)
-        self.core_clock = FencedClock(self._membership.fence, self._on_fence)
+        self._clock = LeaseClock()
+        self.core_clock = FencedClock(self._membership.fence, self._on_fence, self._clock)
         self._loop = asyncio.get_running_loop()
         self._etcd: EtcdStore | None = None
         self._runtime: Runtime | None = None
@@ -131,13 +132,21 @@ class ClusterMember:
     async def leave(self) -> None:
         """Serve no more, and give the lease back, so that the others need not wait for its end."""
         self._leaving = True
-        self._membership.leave(boottime_ns(), time.time())
+        self._membership.leave(self._clock(), time.time())
         self._drain()
         self.core_clock.enter()
         if self._revoke is None:
             return
         with suppress(TimeoutError):
             await asyncio.wait_for(self._left.wait(), LEAVE_S)
+
+    def skew(self, rate: object) -> Reply:
+        """Let the clock of the lease run at another rate: only for laboratories."""
+        if not isinstance(rate, int | float) or not 0.1 <= rate <= 10:
+            return Reply(False, "clock takes a rate between 0.1 and 10")
+        self._clock.skew(float(rate))
+        self._step(None)
+        return Reply(True, f"the clock of the lease runs at {rate:g} times its rate")
 
     async def rotate(self, kind: KeyKind) -> Reply:
         """Have all members use a new key of this kind."""
@@ -146,7 +155,7 @@ class ClusterMember:
             return Reply(False, "this member has no lease; try again when it has one")
         done: asyncio.Future[None] = self._loop.create_future()
         self._rotating.append((kind, secrets.of(kind)[0].number, done))
-        self._membership.rotate(boottime_ns(), time.time(), kind)
+        self._membership.rotate(self._clock(), time.time(), kind)
         self._drain()
         try:
             await asyncio.wait_for(done, ROTATE_S)
@@ -156,10 +165,10 @@ class ClusterMember:
 
     def status(self) -> dict[str, Any]:
         """What a person wants to know of it, JSON-able and without secrets."""
-        membership, now_ns = self._membership, boottime_ns()
+        membership, now_ns = self._membership, self._clock()
         self.core_clock.enter()
         until_ns = membership.fence.until_ns
-        secrets, view = membership.secrets, membership.view
+        secrets, view, calibration = membership.secrets, membership.view, membership.calibration
         return {
             "name": self._options.name,
             "member": self._options.member,
@@ -168,6 +177,8 @@ class ClusterMember:
             "fenced": not self.core_clock.open,
             "lease_s": self._options.lease_s,
             "lease_left_s": 0.0 if until_ns is None else max(0.0, (until_ns - now_ns) / NS_PER_S),
+            "clock_slow": calibration.slow is not None,
+            "clock_rate": calibration.rate(now_ns),
             "paused_s": self.core_clock.paused_s,
             "lives": 0 if self._lives is None else self._lives.count,
             "secrets_version": 0 if secrets is None else secrets.version,
@@ -209,7 +220,7 @@ class ClusterMember:
             if isinstance(item, Replied) and item.number == self._revoke:
                 self._left.set()
             return
-        self._membership.handle(boottime_ns(), time.time(), item)
+        self._membership.handle(self._clock(), time.time(), item)
         self._drain()
 
     def _drain(self) -> None:
@@ -247,8 +258,8 @@ class ClusterMember:
             case ViewChanged(view=view):
                 if self._ownership is not None:
                     self._ownership.view = view
-            case Trouble(kind=kind, why=why):
-                self._report(kind, {"why": why}, "warning")
+            case Trouble(kind=kind, why=why, ratio=ratio):
+                self._report(kind, {"why": why} | ({} if ratio is None else {"ratio": ratio}), "warning")
 
     def _arm(self) -> None:
         """The membership's own timer, and one that notices that the fence has closed."""
@@ -256,7 +267,7 @@ class ClusterMember:
             if timer is not None:
                 timer.cancel()
         self._timer = self._fence_timer = None
-        now_ns = boottime_ns()
+        now_ns = self._clock()
         if (due := self._membership.deadline()) is not None:
             self._timer = self._loop.call_later(max(0, due - now_ns) / NS_PER_S, self._step, None)
         until_ns = self._membership.fence.until_ns
@@ -272,7 +283,7 @@ class ClusterMember:
             self._report("state_write_failed", fields, "warning")
             self._loop.call_later(RETRY_S, self._persist_again, epoch)
             return
-        self._membership.persisted(boottime_ns(), time.time())
+        self._membership.persisted(self._clock(), time.time())
 
     def _persist_again(self, epoch: int) -> None:
         if self._membership.epoch == epoch:
@@ -313,11 +324,11 @@ class ClusterMember:
     def _on_fence(self, is_open: bool) -> None:
         member: dict[str, Field] = {"member": self._options.member}
         if not is_open:
-            self._closed_at_ns = boottime_ns()
+            self._closed_at_ns = self._clock()
             self._report("fenced", member, "warning")
             return
         if self._closed_at_ns is not None:
-            after_s = round((boottime_ns() - self._closed_at_ns) / NS_PER_S, 3)
+            after_s = round((self._clock() - self._closed_at_ns) / NS_PER_S, 3)
             self._report("unfenced", member | {"after_s": after_s})
         # Not now: whoever has just asked for the time goes on first.
         self._loop.call_soon(self._resume)
@@ -350,7 +361,7 @@ class ClusterMember:
         changed = SecretsChanged(secrets)
         done = await runtime.command(lambda tag: ExtensionCommand("cluster", "secrets", tag, changed))
         if done.ok:
-            self._membership.acknowledge(boottime_ns(), time.time(), secrets.version)
+            self._membership.acknowledge(self._clock(), time.time(), secrets.version)
             self._drain()
         elif self._owed is None and self._life is not None:
             self._owed = secrets

@@ -157,7 +157,7 @@ class Daemon:
             }
             self._report(clock(), Event("keylog", fields, "warning"))
         if options.faults:
-            text = "gateway.faults is on: the control socket can make SAs vanish; only for laboratories"
+            text = "gateway.faults is on: who commands it can make SAs vanish, clocks run wrong; for laboratories"
             self._report(clock(), Event("faults", {"text": text}, "warning"))
         endpoint = _alone(site) if member is None else None
         warmed = warm_up(self._config.connections, site.entropy)
@@ -324,6 +324,8 @@ class Daemon:
                 return await self._rotate(runtime, args)
             case "lose" if self._config.gateway.faults:
                 return await self._lose(runtime, args)
+            case "clock" if self._config.gateway.faults and self._member is not None:
+                return self._member.skew(args.get("rate"))
             case "sas":
                 now = runtime.now()
                 return Reply(True, data={"sas": runtime.sas(now), "mono_ns": now.mono_ns} | self._of_member())

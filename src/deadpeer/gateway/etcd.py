@@ -40,6 +40,8 @@ from deadpeer.cluster.store import (
     Reply,
     Request,
     Revoke,
+    TimeToLive,
+    TimeToLiveReply,
     Txn,
     TxnReply,
     Watch,
@@ -114,7 +116,7 @@ class EtcdStore:
             except Exception as error:  # Whatever it was: the thread must live, and who asked gets a reply.
                 reply = Failed(f"{endpoints.name}: not an answer of etcd ({type(error).__name__})")
             endpoints.next()
-            repeatable = isinstance(asked.request, Range | KeepAlive)
+            repeatable = isinstance(asked.request, Range | KeepAlive | TimeToLive)
             if not repeatable or time.monotonic() - began > PATIENCE_S - ATTEMPT_S:
                 break
         if not self._closed:
@@ -132,10 +134,13 @@ def carry_out(post: Post, request: Request) -> Reply:
             return RangeReply(int(header["revision"]), items, str(header["cluster_id"]))
         case Grant(ttl_s=ttl_s):
             found = post("lease/grant", {"TTL": ttl_s})
-            return GrantReply(int(found["ID"]), int(found["TTL"]))
+            return GrantReply(int(found["ID"]), int(found["TTL"]), _term(found))
         case KeepAlive(lease=lease):
             found = post("lease/keepalive", {"ID": lease})
             return KeepAliveReply(int(found["result"].get("TTL", 0)))
+        case TimeToLive(lease=lease):
+            found = post("lease/timetolive", {"ID": lease})
+            return TimeToLiveReply(lease, int(found.get("TTL", 0)), _term(found))
         case Revoke(lease=lease):
             post("lease/revoke", {"ID": lease})
             return Done()
@@ -351,6 +356,11 @@ def _stream(client: Etcd3Client, body: Mapping[str, Any]) -> requests.Response:
         with response:
             raise Etcd3Exception(response.text[:1000], response.reason)
     return response
+
+
+def _term(found: Mapping[str, Any]) -> int:
+    """Raft's: one for each leader."""
+    return int(found["header"]["raft_term"])
 
 
 def _compares(unchanged: Sequence[tuple[str, int]]) -> list[dict[str, str]]:

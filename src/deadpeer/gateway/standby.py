@@ -133,6 +133,10 @@ class StandbyMember:
         self._drain()
         return Reply(True, "standby")
 
+    def skew(self, _rate: object) -> Reply:
+        """Nothing here is counted by a clock that is compared to another one's."""
+        return Reply(False, "one of two that share an address has no lease; only members of a cluster have")
+
     def idle(self) -> str | None:
         """Why there is nothing to command; None: it serves."""
         if self.core_clock.enter() is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from deadpeer.lab.attacks.model import Attack, AttackResult, Check, Cost
+from deadpeer.lab.copies.place import CopiesPlan
+from deadpeer.lab.copies.result import CopiesResult, Presented
 from deadpeer.lab.costs.model import (
     Baseline,
     Costs,
@@ -14,10 +16,13 @@ from deadpeer.lab.costs.model import (
     SideCost,
 )
 from deadpeer.lab.costs.model import Wire as CostWire
-from deadpeer.lab.options import LabOptions, Method
+from deadpeer.lab.options import LabOptions, Lost, Method
+from deadpeer.lab.report.cases import Case, Stretch, Strip, of_outcome, of_run
 from deadpeer.lab.report.model import Environment, Measured, Report, Rung, Wire
 from deadpeer.lab.report.variants import VARIANTS, Variant, variant
 from deadpeer.lab.result import PROOF_OF, RunResult
+from deadpeer.lab.scenarios.outcome import Client, Outcome, none
+from deadpeer.lab.scenarios.plan import ClusterPlan, Happening
 
 NASTY = '<script>alert("x & y")</script>'
 RTTS_MS = (0.0, 100.0, 300.0)
@@ -33,6 +38,49 @@ RUNGS = (
     Rung(150.0, "bob>alice", "INVALID_IKE_SPI + QCD_TOKEN", "good"),
     Rung(151.0, "alice", "VERDICT: qcd-token", "good"),
 )
+
+
+STRIP = Strip(
+    "Alice",
+    (
+        Stretch(-900.0, 0.0, "answered"),
+        Stretch(0.0, 300.0, "lost"),
+        Stretch(300.0, 400.0, "late"),
+        Stretch(400.0, 1400.0, "answered"),
+    ),
+    150.0,
+    470.0,
+)
+
+
+def lost_case(method: Method = "qcd", lost: Lost = "all", *, tokens: int = 0) -> Case:
+    """Robustness."""
+    proof = None if lost == "child" else PROOF_OF[method]
+    options = LabOptions(method=method, rtt_ms=100.0, seed=1, lost=lost)
+    result = RunResult(options, True, 0.0, 150.0, 470.0, 150, 30, 0, proof)
+    return of_run(result, STRIP, 0, tokens)
+
+
+def several_case(
+    method: Method = "qcd", happening: Happening = "kill", *, tokens: int = 0, back: bool = True
+) -> Case:
+    """Failover or a cluster: one client of two was concerned."""
+    standby = happening == "takeover"
+    plan = (
+        ClusterPlan.of_standby(2, (happening,), 1, method) if standby else ClusterPlan(2, 2, 2, method=method)
+    )
+    client = Client(0, 2010.0, 2100.0 if back else None, PROOF_OF[method])
+    checks = (none("tokens for living SAs", tokens), none("clients that are not back", int(not back)))
+    outcome = Outcome(plan, happening, 0, (client,), checks, 600, 90, 1, 0, tokens, {"own address": 800})
+    return of_outcome(outcome, (STRIP, Strip("another member's client", STRIP.stretches[:1])), 0)
+
+
+def copied(method: Method = "qcd", *, told: int = 16, died: bool = True) -> CopiesResult:
+    """Copies of a gateway: two things presented, if anything was told."""
+    back_ms = 120.0 if died else None
+    presented = tuple(Presented(n, "a token", died, not died, back_ms) for n in range(2 if told else 0))
+    plan = CopiesPlan(method, rtt_ms=100.0)
+    return CopiesResult(plan, 320, told, told // 2, 0, presented, 180.0, (PROOF_OF[method],))
 
 
 def measured(
@@ -61,7 +109,8 @@ def measured(
     )
     first = "IKE_SESSION_RESUME response" if resume and not refused else "IKE_SA_INIT response"
     rungs = (*RUNGS, Rung(260.0, "bob>alice", first))
-    return Measured(one, result, Wire(3, 560), Wire(4, 580), rungs)
+    case = of_run(result, STRIP, 0, 0)
+    return Measured(one, result, Wire(3, 560), Wire(4, 580), rungs, case)
 
 
 def attacked(
@@ -161,6 +210,15 @@ def report(**changes: object) -> Report:
         "down_s": 1.0,
         "variants": VARIANTS,
         "runs": tuple(runs),
+        "cases": (
+            lost_case(lost="child"),
+            lost_case("sir"),
+            lost_case("liveness"),
+            several_case(happening="takeover"),
+            several_case(),
+            several_case("sir"),
+        ),
+        "copies": (copied(), copied("sir", died=False)),
         "attacks": (attacked(), attacked(method="sir")),
         "costs": costs(),
         **changes,
@@ -168,4 +226,18 @@ def report(**changes: object) -> Report:
     return Report(**fields)  # type: ignore[arg-type]
 
 
-__all__ = ["BASE", "NASTY", "RTTS_MS", "RUNGS", "attacked", "costs", "measured", "report", "variant"]
+__all__ = [
+    "BASE",
+    "NASTY",
+    "RTTS_MS",
+    "RUNGS",
+    "STRIP",
+    "attacked",
+    "copied",
+    "costs",
+    "lost_case",
+    "measured",
+    "report",
+    "several_case",
+    "variant",
+]

@@ -17,7 +17,19 @@ from deadpeer.lab.report.model import EARLIER, Reference, Report
 from deadpeer.lab.report.page import render_html
 from deadpeer.lab.report.plot import points
 
-SECTIONS = ("problem", "answer", "comparison", "plot", "ladders", "attacks", "small", "repeat", "checks")
+SECTIONS = (
+    "problem",
+    "answer",
+    "comparison",
+    "uses",
+    "balanced",
+    "plot",
+    "ladders",
+    "attacks",
+    "small",
+    "repeat",
+    "checks",
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +111,8 @@ def test_markdown_has_the_same_sections_and_whole_tables(sample: Report) -> None
     for title in (
         "## The problem",
         "## The comparison",
+        "## Four use cases",
+        "## Support for load-balancer failover",
         "## Step by step",
         "## Under attack",
         "## For makers of small devices",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import io
 import os
 import secrets
+import shutil
 import signal
 import sys
 from collections.abc import Coroutine
@@ -221,7 +223,7 @@ def wanted_of(args: argparse.Namespace) -> tuple[Wanted, tuple[str, ...]]:
         attacks = catalogue.ATTACKS
     elif args.attack is not None:
         attacks = (catalogue.attack(args.attack),)
-    obstacle = _strongswan_obstacle()
+    obstacle, no_etcd = _strongswan_obstacle(), _etcd_obstacle()
     rtt = 100.0 if args.report is not None or args.method == ALL else 20.0
     wanted = Wanted(
         method=None if args.method == ALL else args.method,
@@ -235,14 +237,17 @@ def wanted_of(args: argparse.Namespace) -> tuple[Wanted, tuple[str, ...]]:
         ),
         sizes=sizes,
         strongswan=obstacle is None,
+        etcd=no_etcd is None,
         runs=args.report is not None or args.method == ALL,
         report=args.report is not None,
         resume=(False, True) if args.resume is None else (args.resume,),
     )
-    concerned = wanted.runs and wanted.method in (None, "reconnect")
-    return wanted, () if obstacle is None or not concerned else (
-        f"strongSwan, as Bob and on both sides: {obstacle}",
-    )
+    missing = []
+    if obstacle is not None and wanted.runs and wanted.method in (None, "reconnect"):
+        missing.append(f"strongSwan, as Bob and on both sides: {obstacle}")
+    if no_etcd is not None and wanted.report and wanted.method in (None, "qcd", "sir"):
+        missing.append(f"a load-balanced cluster whose members know of each other: {no_etcd}")
+    return wanted, tuple(missing)
 
 
 def _check(args: argparse.Namespace, wanted: Wanted) -> None:
@@ -295,6 +300,17 @@ def _strongswan_obstacle() -> str | None:
         require_strongswan()
     except LabError as error:
         return str(error)
+    return None
+
+
+def _etcd_obstacle() -> str | None:
+    """Why a cluster can't be run here; None: it can."""
+    from deadpeer.lab.scenarios.etcd import PACKAGE, PROGRAM
+
+    if shutil.which(PROGRAM) is None:
+        return f"needs the program {PROGRAM}: apt-get install {PACKAGE} (Debian, Ubuntu)"
+    if importlib.util.find_spec("etcd3gw") is None:
+        return "needs the package etcd3gw: pip install 'deadpeer[cluster]'"
     return None
 
 

@@ -12,16 +12,30 @@ from typing import Any
 
 from deadpeer.lab.attacks.model import AttackResult
 from deadpeer.lab.attacks.run import run_attack
+from deadpeer.lab.copies.result import CopiesResult
 from deadpeer.lab.costs import measure
 from deadpeer.lab.costs.model import Costs
 from deadpeer.lab.options import LabError
 from deadpeer.lab.recording import Silent
+from deadpeer.lab.report.cases import Case
 from deadpeer.lab.report.model import EARLIER, Measured, Reference, Rung, Wire, attack_record
-from deadpeer.lab.report.plan import AttackTask, CostsTask, ReferenceTask, RunTask, Task
+from deadpeer.lab.report.notation import duration
+from deadpeer.lab.report.plan import (
+    AttackTask,
+    CaseTask,
+    CopiesTask,
+    CostsTask,
+    ReferenceTask,
+    RunTask,
+    ScenarioTask,
+    Task,
+)
 from deadpeer.lab.report.progress import Tracker
 from deadpeer.lab.report.reference import measure_reference
+from deadpeer.lab.report.use import Listener, case_of, run_case, run_copies_of, run_scenario
 from deadpeer.lab.result import RunResult
 from deadpeer.lab.runs import Run, run_once
+from deadpeer.lab.scenarios.plan import ClusterPlan
 from deadpeer.lab.trace import IkeSeen, Sighting, Way
 
 
@@ -30,6 +44,8 @@ class Collected:
     """What the tasks gave, in their order. `failed`: what could not even begin, and why."""
 
     runs: list[Measured] = field(default_factory=list)
+    cases: list[Case] = field(default_factory=list)
+    copies: list[CopiesResult] = field(default_factory=list)
     attacks: list[AttackResult] = field(default_factory=list)
     costs: Costs | None = None
     reference: Reference = EARLIER
@@ -41,6 +57,8 @@ class Collected:
         return (
             not self.failed
             and all(run.result.ok for run in self.runs)
+            and all(case.ok for case in self.cases)
+            and all(copies.ok for copies in self.copies)
             and all(attack.ok for attack in self.attacks)
         )
 
@@ -50,17 +68,6 @@ class Collected:
         if self.attacks:
             record["attacks"] = [attack_record(attack) for attack in self.attacks]
         return record
-
-
-class Listener(Silent):
-    """An observer that keeps the IKE messages of a run."""
-
-    def __init__(self) -> None:
-        self.sightings: list[Sighting] = []
-
-    def sighting(self, sighting: Sighting) -> None:
-        if isinstance(sighting.seen, IkeSeen):
-            self.sightings.append(sighting)
 
 
 async def collect(tasks: Sequence[Task], tracker: Tracker) -> Collected:
@@ -84,12 +91,20 @@ async def collect(tasks: Sequence[Task], tracker: Tracker) -> Collected:
     return collected
 
 
-async def _do(task: RunTask | AttackTask | CostsTask, collected: Collected, tracker: Tracker) -> None:
+async def _do(task: Task, collected: Collected, tracker: Tracker) -> None:
     match task:
         case RunTask():
             measured = await _run(task)
             collected.runs.append(measured)
             tracker.done(task.title, outcome(measured.result), ok=measured.result.ok)
+        case CaseTask():
+            case = await run_case(task.options)
+            collected.cases.append(case)
+            tracker.done(task.title, told(case), ok=case.ok)
+        case ScenarioTask():
+            await _scenarios(task, collected, tracker)
+        case CopiesTask():
+            await _copies(task, collected, tracker)
         case AttackTask():
             await _attack(task, collected, tracker)
         case CostsTask():
@@ -104,9 +119,8 @@ async def _run(task: RunTask) -> Measured:
     except LabError as error:
         return Measured(task.variant, RunResult(task.options, ok=False, failure=str(error)))
     alice, bob = between(listener.sightings, run)
-    return Measured(
-        task.variant, run.result, alice, bob, tuple(Rung.of(step, run.origin_ns) for step in run.steps)
-    )
+    rungs = tuple(Rung.of(step, run.origin_ns) for step in run.steps)
+    return Measured(task.variant, run.result, alice, bob, rungs, case_of(run, listener))
 
 
 def between(sightings: Iterable[Sighting], run: Run) -> tuple[Wire, Wire]:
@@ -135,6 +149,49 @@ def outcome(result: RunResult) -> str:
     return f"traffic after {ms:.0f} ms" if ms < 10_000 else f"traffic after {ms / 1000:.1f} s"
 
 
+async def _scenarios(task: ScenarioTask, collected: Collected, tracker: Tracker) -> None:
+    """The plans at the same time; what one gave is kept, whatever becomes of another."""
+    found = await asyncio.gather(*(_scenario(plan, collected) for plan in task.plans))
+    cases = [case for several in found for case in several]
+    collected.cases += cases
+    texts = [told(case) for case in cases]
+    ok = all(case.ok for case in cases) and all(found)
+    tracker.done(task.title, "; ".join(texts) or collected.failed[-1], ok=ok)
+
+
+async def _scenario(plan: ClusterPlan, collected: Collected) -> list[Case]:
+    try:
+        return await run_scenario(plan)
+    except LabError as error:
+        name = "failover" if plan.standby else "cluster"
+        collected.failed.append(f"{name} by {plan.method}: {error}")
+        return []
+
+
+async def _copies(task: CopiesTask, collected: Collected, tracker: Tracker) -> None:
+    try:
+        found = await run_copies_of(task.plans)
+    except LabError as error:
+        collected.failed.append(f"{task.title}: {error}")
+        tracker.done(task.title, str(error), ok=False)
+        return
+    collected.copies += found
+    texts = [
+        one.failure or f"{one.plan.method}: {one.died} of {len(one.presented)} living SAs ended"
+        for one in found
+    ]
+    tracker.done(task.title, "; ".join(texts), ok=all(one.ok for one in found))
+
+
+def told(case: Case) -> str:
+    """A use case in a few words."""
+    if case.failure is not None:
+        return f"{case.lost}, {case.method}: {case.failure}"
+    ms = case.recover_ms
+    what = "nothing was lost" if ms is None else f"traffic after {duration(ms)}"
+    return f"{case.lost}, {case.method}: {what}, {case.packets_lost} packets lost"
+
+
 async def _attack(task: AttackTask, collected: Collected, tracker: Tracker) -> None:
     try:
         result = await run_attack(task.attack, task.options, Silent(), seconds=task.duration_s)
@@ -144,8 +201,8 @@ async def _attack(task: AttackTask, collected: Collected, tracker: Tracker) -> N
         return
     collected.attacks.append(result)
     broken = [f"{check.what}: {check.measured}" for check in result.checks if not check.holds]
-    told = "; ".join([result.failure, *broken] if result.failure else broken)
-    tracker.done(task.title, told or "everything held", ok=result.ok)
+    text = "; ".join([result.failure, *broken] if result.failure else broken)
+    tracker.done(task.title, text or "everything held", ok=result.ok)
 
 
 async def _costs(task: CostsTask, collected: Collected, tracker: Tracker) -> None:

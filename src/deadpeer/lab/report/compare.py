@@ -20,6 +20,7 @@ from deadpeer.lab.costs.model import (
     Role,
 )
 from deadpeer.lab.options import LIVENESS_S
+from deadpeer.lab.report.balanced import columns
 from deadpeer.lab.report.model import Measured, Report, spread
 from deadpeer.lab.report.notation import (
     NARROW,
@@ -357,11 +358,10 @@ _MIDDLE = {
     "liveness": Cell("cuts the line", "for longer than the floor of time: then the SA is rebuilt"),
 }
 _BALANCED = {
-    "qcd": Cell("if members share the secret and know each other\N{RIGHT SINGLE QUOTATION MARK}s living SAs"),
-    "sir": Cell("if the member that is asked knows all living SAs; else ACK and NACK contradict each other"),
-    "reconnect": Cell("yes: the proof is a new SA, whichever member builds it"),
-    "liveness": Cell("yes: nothing is asked of Bob"),
+    "reconnect": Cell("yes: the proof is a new SA, whichever member builds it", "by design"),
+    "liveness": Cell("yes: nothing is asked of Bob", "by design"),
 }
+_SUPPORT = {"yes": "yes", "no": "no", "harmless": "yes", "": "not measured"}
 
 
 def _safety(report: Report) -> tuple[Row, ...]:
@@ -387,12 +387,27 @@ def _safety(report: Report) -> tuple[Row, ...]:
         ),
         _row(
             report,
-            "Behind a load balancer",
-            "by design, not measured here: deadpeer has no cluster yet",
-            lambda v: _BALANCED[v.method],
-            Cell("yes: nothing is asked of Bob"),
+            "Support for load-balancer failover",
+            "measured for QCD and SIR, by gateways that know nothing of each other (alone) and by a cluster"
+            " (with ownership); details below",
+            lambda v: _BALANCED.get(v.method) or _balanced(report, v),
+            Cell("yes: nothing is asked of Bob", "by design"),
         ),
     )
+
+
+def _balanced(report: Report, v: Variant) -> Cell:
+    """Alone and with ownership."""
+    found = [column for column in columns(report) if column.method == v.method]
+    texts = [f"{'with ownership' if c.owned else 'alone'}: {_SUPPORT[c.verdict]}" for c in found]
+    notes = [
+        f"{'with ownership' if c.owned else 'alone'} {c.told} of {octets(c.asked or 0)} questions about"
+        f" living SAs answered, {(c.ended or 0) + c.ended_by_asking} SAs ended"
+        for c in found
+        if c.told is not None
+    ]
+    bad = any(c.owned and c.verdict not in ("yes", "") for c in found)
+    return Cell("; ".join(texts), "; ".join(notes), "bad" if bad else "" if notes else "muted")
 
 
 def _attacks(report: Report, v: Variant) -> Cell:

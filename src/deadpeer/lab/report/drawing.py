@@ -34,6 +34,32 @@ def svg(width: int, height: int, title: str, body: Iterable[str]) -> str:
     )
 
 
+def box(x: float, y: float, width: float, height: float, colour: str) -> str:
+    """A box with round corners."""
+    return (
+        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="8" fill="{WHITE}"'
+        f' stroke="{colour}" stroke-width="2.5"/>'
+    )
+
+
+def write(
+    x: float,
+    y: float,
+    text: str,
+    size: float,
+    colour: str = BLACK,
+    anchor: str = "middle",
+    *,
+    bold: bool = False,
+) -> str:
+    """A line of text; `anchor` as SVG has it: start, middle, end."""
+    weight = ' font-weight="600"' if bold else ""
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{colour}" text-anchor="{anchor}"{weight}>'
+        f"{escape(text)}</text>"
+    )
+
+
 def ladder_svg(title: str, rungs: Sequence[Rung]) -> str:
     """The messages of a recovery between the lifelines of Alice and Bob, one step a row."""
     height = 44 + ROW * len(rungs) + 16
@@ -42,7 +68,7 @@ def ladder_svg(title: str, rungs: Sequence[Rung]) -> str:
     for row, rung in enumerate(rungs):
         y = _row_y(row)
         ground = DEAD if killed is not None and back is not None and killed < row < back else WHITE
-        body.append(_text(ALICE_X - 16, y + 4, _clock(rung.t_ms), 11.5, GREY, "end"))
+        body.append(write(ALICE_X - 16, y + 4, _clock(rung.t_ms), 11.5, GREY, "end"))
         body.append(_event(rung, y) if rung.who in ("alice", "bob") else _arrow(rung, y, ground))
     return svg(LADDER_WIDTH, height, title, body)
 
@@ -54,23 +80,23 @@ def black_hole_svg() -> str:
         for n, x in enumerate(range(258, 690, 48))
     ]
     body = [
-        _box(20, 44, 210, 92, BLUE),
-        _text(125, 72, "Alice", 17, BLACK, "middle", bold=True),
-        _text(
+        box(20, 44, 210, 92, BLUE),
+        write(125, 72, "Alice", 17, BLACK, "middle", bold=True),
+        write(
             125, 94, "her tunnel says \N{LEFT DOUBLE QUOTATION MARK}up\N{RIGHT DOUBLE QUOTATION MARK}", 13.5
         ),
-        _text(125, 114, "she holds the old keys", 13.5),
+        write(125, 114, "she holds the old keys", 13.5),
         *dots,
-        _text(470, 68, "encrypted packets, one every 10 ms", 13.5, GREY),
-        _text(470, 122, "no answer, no error", 13.5, GREY),
+        write(470, 68, "encrypted packets, one every 10 ms", 13.5, GREY),
+        write(470, 122, "no answer, no error", 13.5, GREY),
         f'<circle cx="746" cy="90" r="37" fill="{BLACK}"/>',
         f'<circle cx="746" cy="90" r="44" fill="none" stroke="{BLACK}" stroke-width="1.5"'
         ' stroke-dasharray="3 5"/>',
-        _text(746, 94, "dropped", 12, "#ffffff", "middle"),
-        _box(800, 44, 180, 92, VERMILION),
-        _text(890, 72, "Bob", 17, BLACK, "middle", bold=True),
-        _text(890, 94, "crashed and restarted:", 13.5),
-        _text(890, 114, "no SA, no keys", 13.5),
+        write(746, 94, "dropped", 12, "#ffffff", "middle"),
+        box(800, 44, 180, 92, VERMILION),
+        write(890, 72, "Bob", 17, BLACK, "middle", bold=True),
+        write(890, 94, "crashed and restarted:", 13.5),
+        write(890, 114, "no SA, no keys", 13.5),
     ]
     return svg(1000, 160, "Alice sends into a black hole: Bob has restarted and lost every SA", body)
 
@@ -85,13 +111,13 @@ def bars_svg(title: str, bars: Sequence[tuple[str, float, str]], ticks_s: Sequen
     for tick in ticks_s:
         x = left + 1000 * tick * scale
         body.append(f'<line x1="{x:.1f}" y1="8" x2="{x:.1f}" y2="{bottom}" stroke="{PALE}"/>')
-        body.append(_text(x, bottom + 18, f"{tick:g} s", 12.5, GREY))
+        body.append(write(x, bottom + 18, f"{tick:g} s", 12.5, GREY))
     for row, (name, ms, colour) in enumerate(bars):
         y = 14 + step * row
         width = max(2.0, ms * scale)
-        body.append(_text(left - 12, y + 15, name, 14, BLACK, "end"))
+        body.append(write(left - 12, y + 15, name, 14, BLACK, "end"))
         body.append(f'<rect x="{left}" y="{y}" width="{width:.1f}" height="20" fill="{colour}"/>')
-        body.append(_text(left + width + 8, y + 15, duration(ms), 14, BLACK, "start", bold=True))
+        body.append(write(left + width + 8, y + 15, duration(ms), 14, BLACK, "start", bold=True))
     return svg(1000, bottom + 30, title, body)
 
 
@@ -109,8 +135,8 @@ def _lifelines(rungs: Sequence[Rung], height: int) -> list[str]:
     return [
         f'<rect x="{ALICE_X}" y="{dead_from}" width="{BOB_X - ALICE_X}" height="{dead_to - dead_from}" '
         f'fill="{DEAD}"/>',
-        _text(ALICE_X, 22, "Alice", 14, BLACK, "middle", bold=True),
-        _text(BOB_X, 22, "Bob", 14, BLACK, "middle", bold=True),
+        write(ALICE_X, 22, "Alice", 14, BLACK, "middle", bold=True),
+        write(BOB_X, 22, "Bob", 14, BLACK, "middle", bold=True),
         f'<line x1="{ALICE_X}" y1="{top}" x2="{ALICE_X}" y2="{bottom}" stroke="{BLACK}" stroke-width="2"/>',
         f'<line x1="{BOB_X}" y1="{dead_to}" x2="{BOB_X}" y2="{bottom}" stroke="{BLACK}" stroke-width="2"/>',
         f'<line x1="{BOB_X}" y1="{top}" x2="{BOB_X}" y2="{dead_from}" stroke="{BLACK}" stroke-width="2"/>',
@@ -127,7 +153,7 @@ def _event(rung: Rung, y: int) -> str:
     colour = TONES[rung.tone]
     x, side, anchor = (ALICE_X, 1, "start") if rung.who == "alice" else (BOB_X, -1, "end")
     dot = f'<circle cx="{x}" cy="{y}" r="4.5" fill="{colour}"/>'
-    return dot + _text(x + side * 12, y + 4, _what(rung), 13, colour, anchor, bold=rung.tone != "plain")
+    return dot + write(x + side * 12, y + 4, _what(rung), 13, colour, anchor, bold=rung.tone != "plain")
 
 
 def _arrow(rung: Rung, y: int, ground: str) -> str:
@@ -150,7 +176,7 @@ def _arrow(rung: Rung, y: int, ground: str) -> str:
     middle = (ALICE_X + BOB_X) / 2
     width = sum(9.2 if letter.isupper() or letter == "_" else 7.4 for letter in label) + 14
     back = f'<rect x="{middle - width / 2:.1f}" y="{y - 9}" width="{width:.1f}" height="18" fill="{ground}"/>'
-    return line + head + back + _text(middle, y + 4.5, label, 13, colour, bold=rung.tone == "good")
+    return line + head + back + write(middle, y + 4.5, label, 13, colour, bold=rung.tone == "good")
 
 
 def _dashes(rung: Rung) -> str:
@@ -165,27 +191,3 @@ def _what(rung: Rung) -> str:
 
 def _clock(t_ms: float) -> str:
     return ("+" if t_ms >= 0 else "") + duration(t_ms)
-
-
-def _box(x: int, y: int, width: int, height: int, colour: str) -> str:
-    return (
-        f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="#ffffff" stroke="{colour}"'
-        ' stroke-width="2.5"/>'
-    )
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    size: float,
-    colour: str = BLACK,
-    anchor: str = "middle",
-    *,
-    bold: bool = False,
-) -> str:
-    weight = ' font-weight="600"' if bold else ""
-    return (
-        f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{colour}" text-anchor="{anchor}"{weight}>'
-        f"{escape(text)}</text>"
-    )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from deadpeer.lab.report import words
+from deadpeer.lab.report import balanced_words, words
 from deadpeer.lab.report.compare import Cell, comparison
 from deadpeer.lab.report.model import Report, spread
 from deadpeer.lab.report.notation import NONE, duration
 from deadpeer.lab.report.progress import clock_text
 from deadpeer.lab.report.small import Grid, small
+from deadpeer.lab.report.use_words import USE_COLUMNS, use_stories
 
 
 def render_markdown(report: Report) -> str:
@@ -17,6 +18,8 @@ def render_markdown(report: Report) -> str:
     parts = (
         _head(report),
         _comparison(report),
+        _uses(report),
+        _balanced(report),
         _times(report),
         _ladders(report),
         _attacks(report),
@@ -48,6 +51,26 @@ def _comparison(report: Report) -> Iterator[str]:
         rows = [(f"**{_text(row.label)}**", *map(_cell, row.cells)) for row in section.rows]
         yield from _table(("", *map(_text, table.columns)), rows, escaped=True)
         yield from (*(f"- {_text(row.label)}: {_text(row.how)}." for row in section.rows), "")
+
+
+def _uses(report: Report) -> Iterator[str]:
+    yield from ("## Four use cases", "")
+    stories = use_stories(report)
+    if not stories:
+        yield from ("No use case was part of this run.", "")
+    for story in stories:
+        yield from (f"### {_text(story.title)}", "", _text(story.says), "")
+        yield from _table(USE_COLUMNS, [tuple(map(_cell, row)) for row in story.rows], escaped=True)
+        yield from (_text(story.note), "")
+
+
+def _balanced(report: Report) -> Iterator[str]:
+    yield from ("## Support for load-balancer failover", "", *_paragraphs(balanced_words.sentences(report)))
+    if titles := balanced_words.titles(report):
+        rows = balanced_words.rows(report)
+        cells = [(f"**{_text(row.label)}**", *map(_cell, row.cells)) for row in rows]
+        yield from _table(("", *titles), cells, escaped=True)
+        yield from (*(f"- {_text(row.label)}: {_text(row.how)}." for row in rows), "")
 
 
 def _times(report: Report) -> Iterator[str]:

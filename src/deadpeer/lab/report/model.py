@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from deadpeer.lab.attacks.model import AttackResult
+from deadpeer.lab.copies.result import CopiesResult
 from deadpeer.lab.costs.model import Costs
 from deadpeer.lab.ladder import Step, Tone, Who
+from deadpeer.lab.report.cases import USES, Case
 from deadpeer.lab.report.variants import Variant
 from deadpeer.lab.result import STRONGSWAN_DEFAULT_S, RunResult
 
@@ -43,13 +45,14 @@ class Wire:
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One run: `alice` and `bob` are the IKE messages that each sent from the moment Bob could answer
-    again until traffic flowed."""
+    again until traffic flowed. `case`: the same run as the use case of a reboot."""
 
     variant: Variant
     result: RunResult
     alice: Wire = Wire()
     bob: Wire = Wire()
     rungs: tuple[Rung, ...] = ()
+    case: Case | None = None
 
     @property
     def resumed(self) -> bool:
@@ -107,6 +110,8 @@ class Report:
     down_s: float
     variants: tuple[Variant, ...]
     runs: tuple[Measured, ...]
+    cases: tuple[Case, ...] = ()
+    copies: tuple[CopiesResult, ...] = ()
     attacks: tuple[AttackResult, ...] = ()
     costs: Costs | None = None
     reference: Reference = EARLIER
@@ -119,6 +124,8 @@ class Report:
         return (
             not self.failed
             and all(run.result.ok for run in self.runs)
+            and all(case.ok for case in self.cases)
+            and all(copies.ok for copies in self.copies)
             and all(attack.ok for attack in self.attacks)
         )
 
@@ -143,6 +150,17 @@ class Report:
             and run.result.options.rtt_ms == rtt
         )
 
+    @property
+    def all_cases(self) -> tuple[Case, ...]:
+        """The use cases, with a reboot of each method: its first run in the table."""
+        reboots: dict[str, Case] = {}
+        for run in self.runs:
+            plain = run.variant.key == run.result.options.method and not run.result.options.resume
+            if plain and run.case is not None and run.result.options.rtt_ms == self.rtt_ms:
+                reboots.setdefault(run.variant.key, run.case)
+        found = (*reboots.values(), *self.cases)
+        return tuple(sorted(found, key=lambda case: USES.index(case.use)))
+
     def to_record(self) -> dict[str, Any]:
         """The whole report as JSON has it."""
         return {
@@ -157,6 +175,8 @@ class Report:
             "missing": list(self.missing),
             "failed": list(self.failed),
             "runs": [run.to_record() for run in self.runs],
+            "cases": [case.to_record() for case in self.all_cases],
+            "copies": [copies.to_record() for copies in self.copies],
             "attacks": [attack_record(attack) for attack in self.attacks],
             "costs": None if self.costs is None else self.costs.to_record(),
         }

@@ -8,12 +8,13 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from deadpeer.crash.options import CrashOptions
-from deadpeer.lab.report import drawing, words
+from deadpeer.lab.report import balanced_words, drawing, use_drawing, words
 from deadpeer.lab.report.compare import comparison
 from deadpeer.lab.report.model import Report
 from deadpeer.lab.report.plot import plot_svg
 from deadpeer.lab.report.progress import clock_text
 from deadpeer.lab.report.small import small
+from deadpeer.lab.report.use_words import USE_COLUMNS, UseStory, use_stories
 
 TICKS_S = (0, 30, 60, 90, 120, 150)
 
@@ -37,6 +38,13 @@ def render_html(report: Report) -> str:
         answer=words.answer(report),
         tiles=words.tiles(report),
         table=comparison(report),
+        uses=[(story, _use_pictures(story)) for story in use_stories(report)],
+        use_columns=USE_COLUMNS,
+        balanced={
+            "columns": balanced_words.titles(report),
+            "rows": balanced_words.rows(report),
+            "says": balanced_words.sentences(report),
+        },
         ladders=[
             {
                 "title": one.title,
@@ -49,6 +57,7 @@ def render_html(report: Report) -> str:
             "black_hole": _picture(drawing.black_hole_svg()),
             "bars": _picture(drawing.bars_svg("Time until traffic flows again", words.bars(report), TICKS_S)),
             "plot": _picture(plot_svg(report)),
+            "theft": _picture(use_drawing.theft_svg()),
         },
         stories=words.attack_stories(report.attacks),
         held=sum(result.ok for result in report.attacks),
@@ -62,6 +71,11 @@ def render_html(report: Report) -> str:
         rtts=", ".join(f"{rtt:g}" for rtt in report.rtts_ms),
         took=f"{clock_text(report.environment.took_s)} minutes",
     )
+
+
+def _use_pictures(story: UseStory) -> dict[str, Markup]:
+    strips = use_drawing.strips_svg(story.title, story.zero, story.lines) if story.lines else ""
+    return {"place": _picture(use_drawing.use_svg(story.use)), "strips": _picture(strips)}
 
 
 def _picture(svg: str) -> Markup:

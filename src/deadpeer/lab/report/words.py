@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from deadpeer.lab.attacks.model import Attack, AttackResult, Cost
 from deadpeer.lab.report import drawing
+from deadpeer.lab.report.cases import Case
 from deadpeer.lab.report.model import Measured, Report, Rung, spread
 from deadpeer.lab.report.notation import NARROW, NONE, duration, octets, round_trips
 from deadpeer.lab.report.variants import Variant
@@ -275,7 +276,15 @@ def failures(report: Report) -> tuple[str, ...]:
         for one in report.attacks
         if not one.ok
     ]
-    return (*report.failed, *runs, *attacks)
+    cases = [f"{one.title}: {_wrong(one)}" for one in report.cases if not one.ok]
+    copies = [f"copies of a gateway, {one.plan.method}: {one.failure}" for one in report.copies if not one.ok]
+    return (*report.failed, *runs, *cases, *copies, *attacks)
+
+
+def _wrong(case: Case) -> str:
+    return case.failure or (
+        f"{case.tokens} tokens of living SAs told, {case.living_lost} living SAs given up"
+    )
 
 
 def commands(report: Report) -> tuple[str, ...]:
@@ -285,6 +294,11 @@ def commands(report: Report) -> tuple[str, ...]:
         options = v.options_text
         sudo = "sudo " if v.peer == "strongswan" else ""
         lines.append(f"{sudo}deadpeer lab {options} --rtt {report.rtt_ms:g} --seed {report.seeds[0]}")
+    scenarios = [
+        f"deadpeer lab --scenario {use} --method {method} --seed {report.seeds[0]}"
+        for use, method in dict.fromkeys((case.use, case.method) for case in report.cases)
+    ]
+    lines += scenarios if report.seeds else []
     first = {result.attack.name: result for result in reversed(report.attacks)}
     lines += [
         f"deadpeer lab --attack {name} --method {first[name].method} --seed {first[name].options.seed}"

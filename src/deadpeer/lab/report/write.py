@@ -60,6 +60,8 @@ async def make_report(wanted: Wanted, command: str, missing: tuple[str, ...], ou
         down_s=wanted.base.down_s,
         variants=variants(wanted),
         runs=tuple(collected.runs),
+        cases=tuple(collected.cases),
+        copies=tuple(collected.copies),
         attacks=tuple(collected.attacks),
         costs=collected.costs,
         reference=collected.reference,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -23,7 +24,12 @@ from deadpeer.gateway.schema_standby import StandbySection
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-SCRIPTS = [DEPLOY / "ipvs/has-lease", DEPLOY / "keepalived/serving", DEPLOY / "standby/notify"]
+SCRIPTS = [
+    DEPLOY / "ipvs/has-lease",
+    DEPLOY / "keepalived/serving",
+    DEPLOY / "standby/notify",
+    DEPLOY / "nginx/members",
+]
 BRACED = [
     DEPLOY / "ipvs/director.conf",
     DEPLOY / "keepalived/member.conf",
@@ -333,6 +339,36 @@ def test_the_gateway_is_told_that_the_address_has_moved(tmp_path: Path, state: s
 
 def test_the_check_fails_where_the_gateway_does_not_answer(tmp_path: Path) -> None:
     assert _run(tmp_path, "deadpeer", "exit 1", SCRIPTS[2]) == 1
+
+
+@pytest.mark.parametrize(
+    ("without", "marked"),
+    [((), ()), ((0,), (0,)), ((1,), (1,)), ((0, 1), ()), ((0, 0), ())],
+    ids=["all live", "the first", "the second", "nobody would be left", "is back when it looks again"],
+)
+def test_nginx_sends_nothing_to_who_has_no_lease(
+    tmp_path: Path, without: tuple[int, ...], marked: tuple[int, ...]
+) -> None:
+    before = (DEPLOY / "nginx/stream.conf").read_text()
+    (tmp_path / "stream.conf").write_text(before)
+    back = len(without) != len(set(without))
+    says = f'case "{" ".join(map(str, without))}" in *$1*) test -e {tmp_path}/looked;; esac || {{ '
+    says += f"touch {tmp_path}/looked; exit 1; }}" if back else "exit 1; }"
+    (tmp_path / "has-lease").write_text(f"#!/bin/sh\n{says}\n")
+    (tmp_path / "has-lease").chmod(0o755)
+    with subprocess.Popen(["sleep", "60"]) as nginx:
+        (tmp_path / "pid").write_text(f"{nginx.pid}\n")
+        environment = {**os.environ, "NGINX_PID": str(tmp_path / "pid"), "LOOK_AGAIN": "0"}
+        script = [DEPLOY / "nginx/members", tmp_path / "stream.conf", tmp_path / "has-lease"]
+        done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        if not marked:
+            nginx.terminate()
+        assert nginx.wait(20) == -(signal.SIGHUP if marked else signal.SIGTERM)
+    lines = zip(before.splitlines(), (tmp_path / "stream.conf").read_text().splitlines(), strict=True)
+    changed = [(old, new) for old, new in lines if old != new]
+    assert all(new == old.replace(";", " down;") for old, new in changed)
+    assert [old.rpartition("member ")[2] for old, _ in changed] == [str(number) for number in marked * 2]
 
 
 def _run(place: Path, command: str, says: str, script: Path, *arguments: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 import pytest
 from hypothesis import given
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 from tests.support.fleet import Fleet
 from tests.support.pair import Pair
 
-from deadpeer.crash.options import RedirectOptions
+from deadpeer.crash.options import CrashOptions, RedirectOptions
 from deadpeer.crash.redirect import Drain, Redirect, _identity, _read
-from deadpeer.ike.io import ExtensionCommand, Initiate, Rekey, Reload
+from deadpeer.ike.io import ExtensionCommand, Initiate, Rekey, Reload, Terminate
 from deadpeer.wire import Notify, NotifyType, decode_message
 
 DRAIN = ExtensionCommand("redirect", "drain", 99, Drain())
@@ -132,6 +133,67 @@ def test_a_responder_and_another_family_do_not_follow() -> None:
         pair.run(0.5)
         assert pair.side(side).ike.counters["redirect.unusable"] >= 1
     assert pair.ike_sas() == (1, 1)
+
+
+def test_an_sa_that_comes_up_while_we_drain_is_sent_away_too() -> None:
+    """Its IKE_SA_INIT was let in before the doors closed."""
+    pair = Pair.with_psk(latency_s=0.050)
+    pair.feed("alice", Initiate("home", None, 1))
+    pair.run(0.12)
+    assert pair.ike_sas() == (1, 1)
+    pair.feed("bob", DRAIN)
+    pair.run(1.0)
+    assert "redirected" in pair.alice.kinds()
+    pair.run(30.0)
+    assert pair.ike_sas()[1] == 0
+    assert pair.bob.done[99].ok
+    assert pair.bob.kinds().count("drained") == 1
+
+
+def test_who_did_not_go_does_not_say_later_that_he_was_sent() -> None:
+    pair = Pair.with_psk(options=CrashOptions(rebuilds_per_hour=0.0))
+    pair.up()
+    redirect(pair, "192.0.2.77")
+    pair.run(0.5)
+    assert pair.alice.ike.counters["redirect.not_followed"] == 1
+    pair.feed("alice", Terminate("home", None, 3))
+    pair.run(30.0)
+    assert pair.ike_sas() == (0, 0)
+    start = len(pair.trace)
+    pair.up()
+    first = next(s for s in pair.trace[start:] if s.reason == "IKE_SA_INIT request")
+    assert decode_message(first.datagram.payload).notify(NotifyType.REDIRECTED_FROM) is None
+
+
+def test_what_is_being_built_goes_on_when_the_old_one_is_deleted() -> None:
+    """The balancer needs longer than our patience to take us out: until then nobody takes the new SA."""
+    pair = Pair.with_psk()
+    pair.up()
+    pair.feed("bob", DRAIN)
+    pair.run(15.0)
+    assert pair.bob.done[99].ok and pair.ike_sas()[1] == 0
+    pair.crash("bob")
+    pair.boot("bob")  # who stands for another one at the same address
+    pair.run(60.0)
+    assert pair.ike_sas() == (1, 1)
+    assert pair.ping()
+
+
+@pytest.mark.parametrize("host", [str(IPv4Address(0)), "255.255.255.255", "224.0.0.1"])
+def test_nobody_is_sent_to_an_address_that_is_nobodys(host: str) -> None:
+    pair = Pair.with_psk()
+    pair.up()
+    redirect(pair, host)
+    pair.run(0.5)
+    assert pair.alice.ike.counters["redirect.unusable"] == 1
+    assert "redirected" not in pair.alice.kinds()
+
+
+def redirect(pair: Pair, host: str) -> None:
+    """Bob sends Alice elsewhere."""
+    [sa] = pair.bob.ike.views()
+    pair.bob.ike.inform(pair.now, sa, (Notify(NotifyType.REDIRECT, _identity(host)),), "redirect")
+    pair._drain(pair.bob)
 
 
 @given(st.ip_addresses())

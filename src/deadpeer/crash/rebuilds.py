@@ -75,7 +75,7 @@ class Rebuilds(Extension):
                     "rebuild_refused", "warning", connection=sa.connection.name, sa=sa.number, reason=owner
                 )
             return False
-        self._under_way[sa.number] = _Rebuild(owner)
+        self._under_way[sa.number] = _Rebuild(owner, elsewhere=host is not None)
         self._building[_peer(sa)] += 1
         if not self.core.rebuild(now, sa, owner, host):
             self._end(sa)
@@ -160,7 +160,8 @@ class Rebuilds(Extension):
                 # What is being built goes on: the core recovers with it.
                 self._end(sa)
             case SaClosed(sa=sa):
-                if self._end(sa):
+                rebuild = self._under_way.get(sa.number)
+                if self._end(sa) and rebuild is not None and not rebuild.elsewhere:
                     self.core.abandon_rebuild(now, sa, "the old SA is deleted")
                 self._pauses.pop(sa.number, None)
                 self._called_off.discard(sa.number)
@@ -233,6 +234,8 @@ HURRY = Rate(1.0, 3.0)
 @dataclass(slots=True)
 class _Rebuild:
     owner: str
+    elsewhere: bool
+    """With another gateway: the old SA's end is no reason to give it up."""
     hurried_ns: int | None = None
     bucket: Bucket | None = None
 

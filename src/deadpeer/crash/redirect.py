@@ -20,6 +20,7 @@ from deadpeer.ike.extension import (
     RebuildFailed,
     Rebuilt,
     SaClosed,
+    SaEstablished,
     SaRekeyed,
     SaView,
     Signal,
@@ -56,9 +57,11 @@ class Redirect(Extension):
         self._leaving: dict[int, _Leaving] = {}
         self._host: str | None = None
         self._tag: int | None = None
+        self._over = False
+        """All have gone."""
         self._drained = 0
-        self._from: dict[str, str] = {}
-        """By connection: the address that redirected us, while the new SA is being built."""
+        self._from: dict[int, tuple[str, str]] = {}
+        """By SA: its connection and the address that redirected us, while the new one is being built."""
 
     # --- the client ------------------------------------------------------------------------------
 
@@ -66,18 +69,20 @@ class Redirect(Extension):
         """RFC 5685 sections 3 and 4: we follow; and who sent us."""
         if slot is not Slot.INIT or response or not follows(sa.connection):
             return []
-        sender = self._from.get(sa.connection.name)
-        came = [] if sender is None else [Notify(NotifyType.REDIRECTED_FROM, _identity(sender))]
+        senders = [host for name, host in self._from.values() if name == sa.connection.name]
+        came = [Notify(NotifyType.REDIRECTED_FROM, _identity(host)) for host in senders[-1:]]
         return [Notify(NotifyType.REDIRECT_SUPPORTED), *came]
 
     def _follow(self, now: Now, sa: SaView, data: bytes) -> None:
         """RFC 5685 section 5."""
         host = _read(data) if follows(sa.connection) else None
-        if host is None or not sa.initiator or ip_address(host).version != ip_address(sa.remote.host).version:
+        if host is None or not sa.initiator or not _may_serve(host, sa):
             self.core.count("redirect.unusable")
             return
-        self._from[sa.connection.name] = sa.remote.host
+        self._from[sa.number] = (sa.connection.name, sa.remote.host)
         begun = self._rebuilds.begin(now, sa, self.name, host)
+        if self._rebuilds.owner(sa) != self.name:
+            del self._from[sa.number]
         self.core.count("redirect.followed" if begun else "redirect.not_followed")
         if begun:
             self.core.event("redirected", "notice", connection=sa.connection.name, sa=sa.number, to=host)
@@ -91,16 +96,14 @@ class Redirect(Extension):
             self.core.done(command.tag, False, "redirect: drain what?")
             return True
         if self._tag is not None:
-            over = self._tag == _DONE
-            self.core.done(command.tag, over, self._outcome() if over else "it drains already")
+            self.core.done(command.tag, self._over, self._outcome() if self._over else "it drains already")
             return True
         self._tag, self._host = command.tag, command.argument.host
         self.core.close_doors()
         living = [sa for sa in self.core.views() if sa.established]
         self.core.event("draining", "notice", ike_sas=len(living))
         for number, sa in enumerate(living):
-            self._leaving[sa.number] = _Leaving(sa)
-            self._agenda.set(sa.number, now.mono_ns + int(number / PER_S * NS_PER_S))
+            self._send_away(sa, now.mono_ns + int(number / PER_S * NS_PER_S))
         self._finish()
         return True
 
@@ -138,16 +141,19 @@ class Redirect(Extension):
                 if old.number in self._able:
                     self._able.add(new.number)
                 if old.number in self._leaving:
-                    self._leaving[new.number] = _Leaving(new)
-                    self._agenda.set(new.number, now.mono_ns)
+                    self._send_away(new, now.mono_ns)
             case Rebuilt(old=old, new=new) if self._rebuilds.owner(old) == self.name:
-                self._from.pop(new.connection.name, None)
+                self._from.pop(old.number, None)
                 self._rebuilds.done(now, old)
                 self.core.dismiss(now, old, "redirected")
             case RebuildFailed(old=old) if self._rebuilds.owner(old) == self.name:
-                self._from.pop(old.connection.name, None)
+                self._from.pop(old.number, None)
                 self._rebuilds.failed(now, old)
+            case SaEstablished(sa=sa) if self._tag is not None:
+                # It was let in before the doors were closed.
+                self._send_away(sa, now.mono_ns)
             case SaClosed(sa=sa):
+                self._from.pop(sa.number, None)
                 self._able.discard(sa.number)
                 self._gone(sa.number)
             case _:
@@ -156,6 +162,10 @@ class Redirect(Extension):
     def counters(self) -> dict[str, int]:
         return {"redirect.able": len(self._able), "redirect.leaving": len(self._leaving)}
 
+    def _send_away(self, sa: SaView, at_ns: int) -> None:
+        self._leaving[sa.number] = _Leaving(sa)
+        self._agenda.set(sa.number, at_ns)
+
     def _gone(self, number: int) -> None:
         self._agenda.cancel(number)
         if self._leaving.pop(number, None) is not None:
@@ -163,10 +173,10 @@ class Redirect(Extension):
             self._finish()
 
     def _finish(self) -> None:
-        if self._tag is not None and not self._leaving:
+        if self._tag is not None and not self._over and not self._leaving:
             self.core.event("drained", "notice", ike_sas=self._drained)
             self.core.done(self._tag, True, self._outcome())
-            self._tag = _DONE
+            self._over = True
 
     def _outcome(self) -> str:
         return f"{self._drained} IKE SAs have gone"
@@ -179,9 +189,8 @@ class _Leaving:
     deleted: bool = False
 
 
-_DONE = 0
-"""No command has this tag: all have gone."""
 _IPV4, _IPV6 = 1, 2
+_BROADCAST = "255.255.255.255"
 
 
 def _identity(host: str) -> bytes:
@@ -196,3 +205,10 @@ def _read(data: bytes) -> str | None:
         return None
     packed = data[2 : 2 + data[1]]
     return str(ip_address(packed)) if len(packed) == data[1] else None
+
+
+def _may_serve(host: str, sa: SaView) -> bool:
+    """Whether a gateway may have this address, for a client that reaches the one of `sa`."""
+    ip = ip_address(host)
+    nobodys = ip.is_unspecified or ip.is_multicast or host == _BROADCAST
+    return not nobodys and ip.version == ip_address(sa.remote.host).version

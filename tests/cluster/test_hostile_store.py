@@ -11,7 +11,8 @@ from tests.support.cluster import CLUSTER, World
 from tests.support.simstore import SimStore
 
 from deadpeer.cluster.records import Keys, RecordError, read_view
-from deadpeer.cluster.store import Grant, Item, Reply, Request
+from deadpeer.cluster.secrets import KeyKind
+from deadpeer.cluster.store import Failed, Grant, Item, Reply, Request, Txn, TxnReply
 
 PREFIX = f"/deadpeer/{CLUSTER}/"
 KEYS = Keys(CLUSTER)
@@ -46,6 +47,38 @@ def test_nobody_serves_for_longer_than_its_record_says_whatever_the_store_grants
     assert not world.members[1].serves
     world.run(20.0)
     assert world.violations == []
+
+
+class StubbornStore(SimStore):
+    """Refuses new secrets so many times: as outrun, or without an answer."""
+
+    refusals = 0
+    refusal: Reply = TxnReply(False)
+
+    def carry_out(self, request: Request) -> Reply:
+        announces = isinstance(request, Txn) and any(put.key == KEYS.secrets for put in request.puts)
+        if announces and self.refusals:
+            self.refusals -= 1
+            return self.refusal
+        return super().carry_out(request)
+
+
+@pytest.mark.parametrize("refusal", [TxnReply(False), Failed("no answer")])
+def test_a_rotation_is_asked_for_again_until_it_is_done(refusal: Reply) -> None:
+    world = World(32)
+    world.store = store = StubbornStore(world)
+    up(world)
+    store.refusals, store.refusal = 3, refusal
+    asker = world.members[1].process
+    assert asker is not None
+    asker.rotate(world.members[1].clock_ns(), world.unix_s, KeyKind.QCD)
+    world.members[1].step(None)
+    world.run(8.0)
+    assert store.refusals == 0
+    for member in world.members:
+        assert member.process is not None and member.process.secrets is not None
+        assert [key.number for key in member.process.secrets.of(KeyKind.QCD)] == [2, 1]
+        assert member.process.secrets.announced == ()
 
 
 def item(key: str, value: object) -> Item:

@@ -141,6 +141,7 @@ class Membership:
         self._watching = False
         self._watch_revision = 0
         self._rotate: set[KeyKind] = set()
+        self._announcing: set[KeyKind] = set()
         self._leaving = False
         self._told: tuple[str, str] = ("", "")
         self._store: str | None = None
@@ -315,6 +316,8 @@ class Membership:
         if step is None:
             return
         self.counters[f"{step.kind}: {'done' if succeeded else 'outrun'}"] += 1
+        if succeeded and step.kind == "announce":
+            self._rotate -= self._announcing
         if succeeded and step.kind == "register":
             self._me = replace(self._me, epoch=step.epoch, disk_epoch=step.epoch)
             self._outputs.append(PersistEpoch(step.epoch))
@@ -366,7 +369,10 @@ class Membership:
             )
             if step is None and self._rotate and self._me.secrets is not None:
                 step = rotation_step(self.view, self._me, self._rotate, self._sealer, self._entropy, unix_s)
-                self._rotate.clear()
+                # Owed until it is done: this transaction may be outrun, or its answer be lost.
+                self._announcing = set(self._rotate)
+                if step is None:
+                    self._rotate.clear()
         except SecretsError as error:
             self._tell("cluster_key_wrong", str(error))
             self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)

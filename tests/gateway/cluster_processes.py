@@ -6,24 +6,25 @@ The client talks to one address; `Road` is what brings its packets to a member, 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
-import os
 import select
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.gateway.processes import PORT, PORT_NAT_T, Gateway, until
+from tests.gateway.processes import PATIENCE_S, PORT, PORT_NAT_T, SOON_S, Gateway, until
 from tests.support.etcd import EtcdServer
+from tests.support.loopback import LoopbackNet
 
 from deadpeer.plane.packets import decode_echo, echo_reply, echo_request
 
 FORWARD = 15502
-_networks = itertools.count(1)
+LEASE_S = 5
+"""So long that a busy machine, which holds up a member or etcd for a second or two, costs nobody a lease."""
 
 
 class Road:
@@ -34,6 +35,8 @@ class Road:
         self.members = members
         self.to = 0
         """Number of the member to which the client's packets go."""
+        self.brought: Counter[int] = Counter()
+        """Packets of the client that each member got."""
         self._client: dict[int, tuple[str, int]] = {}
         self._outside = [self._bound(here, port) for port in (PORT, PORT_NAT_T)]
         self._inside = [self._bound(here, 0) for _ in (PORT, PORT_NAT_T)]
@@ -57,7 +60,9 @@ class Road:
                     if each in self._outside:
                         lane = self._outside.index(each)
                         self._client[lane] = source
-                        self._inside[lane].sendto(octets, (self.members[self.to], ports[lane]))
+                        to = self.to
+                        self._inside[lane].sendto(octets, (self.members[to], ports[lane]))
+                        self.brought[to] += 1
                     else:
                         lane = self._inside.index(each)
                         self._outside[lane].sendto(octets, self._client[lane])
@@ -73,9 +78,10 @@ class Cluster:
     """etcd, members, and one client. Nothing is started at first."""
 
     def __init__(self, place: Path, members: int = 2, **cluster_keys: Any) -> None:
-        net = f"127.{200 + os.getpid() % 50}.{next(_networks) % 250}"
+        self._net = LoopbackNet()
+        net = self._net.prefix
         self.place = place
-        self.etcd = EtcdServer(place)
+        self.etcd = EtcdServer(place, host=f"{net}.200")
         for name, text in (("home.psk", "all of them\n"), ("cluster.key", "7e" * 32 + "\n")):
             (place / name).touch(mode=0o600)
             (place / name).write_text(text)
@@ -100,7 +106,7 @@ class Cluster:
         self.client.wait_for("child_up")
         self.ping_until_it_works()
 
-    def ping(self, wait_s: float = 0.5) -> bool:
+    def ping(self, wait_s: float = PATIENCE_S / 2) -> bool:
         """One echo request from the host behind the client to the one behind the cluster, and its answer."""
         self._sequence += 1
         request = echo_request("10.0.0.7", "10.0.1.7", 0x6290, self._sequence, b"inner")
@@ -123,7 +129,17 @@ class Cluster:
         return False
 
     def ping_until_it_works(self) -> None:
-        until(self.ping, self.logs, 30)
+        until(lambda: self.ping(SOON_S), self.logs)
+
+    def ping_in_vain(self, count: int) -> None:
+        """Echo requests without an answer, until so many of the client's packets have come to the member."""
+        before = self.road.brought[self.road.to]
+
+        def look() -> bool:
+            assert not self.ping(0.02)
+            return self.road.brought[self.road.to] >= before + count
+
+        until(look, self.logs)
 
     def status(self, number: int) -> dict[str, Any]:
         """What `deadpeer sas --json` says of a member."""
@@ -146,6 +162,7 @@ class Cluster:
             each.close()
         self.road.close()
         self.etcd.close()
+        self._net.close()
 
     def _member(self, number: int, keys: dict[str, Any]) -> dict[str, Any]:
         name, host = f"m{number}", self.hosts[number]
@@ -156,7 +173,7 @@ class Cluster:
                 "member": number,
                 "key_file": "cluster.key",
                 "etcd": [self.etcd.endpoint],
-                "lease": "3s",
+                "lease": f"{LEASE_S}s",
                 "forward_listen": f"{host}:{FORWARD}",
             }
             | keys,

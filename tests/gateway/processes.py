@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import select
@@ -17,19 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from tests.gateway.documents import to_toml
+from tests.support.loopback import LoopbackNet
 
 from deadpeer.plane.packets import decode_echo, echo_reply, echo_request
 
 PORT, PORT_NAT_T = 15500, 15501
 ROOT = Path(__file__).parents[2]
-_networks = itertools.count(1)
+PATIENCE_S = 60.0
+"""For what must come about. Nothing here says how fast that is: machines are busy now and then."""
+SOON_S = 0.5
+"""For an answer that is not to come, or that the next question will bring."""
 
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
 
-def until(condition: Callable[[], bool], what: Callable[[], str], timeout_s: float = 20.0) -> None:
+def until(condition: Callable[[], bool], what: Callable[[], str], timeout_s: float = PATIENCE_S) -> None:
     """Wait for a condition; `what` says what is there instead."""
     end = time.monotonic() + timeout_s
     while not condition():
@@ -84,7 +87,7 @@ class Gateway:
         self.process.kill()
         self.process.wait()
 
-    def terminate(self, timeout_s: float = 10.0) -> int:
+    def terminate(self, timeout_s: float = PATIENCE_S) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
 
@@ -94,7 +97,7 @@ class Gateway:
             capture_output=True,
             text=True,
             env=environment(),
-            timeout=30,
+            timeout=PATIENCE_S,
             check=False,
         )
 
@@ -138,7 +141,8 @@ class Pair:
     """Alice, who starts the tunnel, and Bob."""
 
     def __init__(self, place: Path, **gateway_keys: Any) -> None:
-        net = f"127.{100 + os.getpid() % 100}.{next(_networks) % 250}"
+        self._net = LoopbackNet()
+        net = self._net.prefix
         self.place = place
         secret = place / "home.psk"
         secret.touch(mode=0o600)
@@ -161,7 +165,7 @@ class Pair:
         self.alice.wait_for("child_up")
         self.bob.wait_for("child_up")
 
-    def ping(self, wait_s: float = 0.5) -> bool:
+    def ping(self, wait_s: float = PATIENCE_S / 2) -> bool:
         """One echo request from the host behind Alice to the one behind Bob, and its answer."""
         self._sequence += 1
         request = echo_request("10.0.0.7", "10.0.1.7", 0x6290, self._sequence, b"inner")
@@ -181,11 +185,12 @@ class Pair:
         return False
 
     def ping_until_it_works(self) -> None:
-        until(self.ping, lambda: f"no echo\n{self.alice.log()}\n---\n{self.bob.log()}")
+        until(lambda: self.ping(SOON_S), lambda: f"no echo\n{self.alice.log()}\n---\n{self.bob.log()}")
 
     def close(self) -> None:
         self.alice.close()
         self.bob.close()
+        self._net.close()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gateway.cluster_processes import Cluster, cluster_of
-from tests.gateway.processes import Gateway, environment, until
+from tests.gateway.cluster_processes import LEASE_S, Cluster, cluster_of
+from tests.gateway.processes import PATIENCE_S, Gateway, environment, until
+from tests.support import signals
 from tests.support.etcd import needs_etcd
 
 pytestmark = needs_etcd
-LEASE_S = 3
 
 
 @pytest.fixture
@@ -33,13 +32,13 @@ def test_one_of_three_is_killed_and_its_client_finds_another(place: Path) -> Non
         cluster.start()
         assert [other["leased"] for other in cluster.status(2)["members"]] == [True] * 3
         cluster.road.to = 2
-        assert cluster.ping(2)  # handed to the first
+        assert cluster.ping()  # handed to the first
         cluster.members[0].kill()
         cluster.ping_until_it_works()
         assert cluster.client.wait_for("verdict")["proof"] == "qcd-token"
         assert [len(cluster.members[number].sas()) for number in (1, 2)] == [0, 1]
         cluster.road.to = 1
-        assert cluster.ping(2)  # handed to the third
+        assert cluster.ping()  # handed to the third
         assert cluster.counters(1)["forwarding"]["sent"] >= 1
 
 
@@ -48,7 +47,9 @@ def test_without_the_client_of_etcd_it_says_what_to_install(cluster: Cluster) ->
         "import sys; sys.modules['etcd3gw'] = None; import deadpeer.cli as c; sys.exit(c.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script, "gateway", str(cluster.members[0].config)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=30, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment(), timeout=PATIENCE_S, check=False
+    )
     assert done.returncode == 2
     assert done.stderr.endswith(
         "cluster: needs the package etcd3gw; install it: pip install 'deadpeer[cluster]'\n"
@@ -80,7 +81,7 @@ def test_a_killed_members_client_comes_back_by_token_and_the_member_by_a_new_lif
     assert [other["leased"] for other in status["members"]] == [True, True]
     line = first.command("sas").stdout.splitlines()[0]
     assert line.startswith("member 0 of cluster test: serving, epoch 1, lease ")
-    assert line.endswith(" of 3 s, 1 other member alive")
+    assert line.endswith(f" of {LEASE_S} s, 1 other member alive")
 
     first.kill()
     cluster.road.to = 1
@@ -112,19 +113,17 @@ def test_without_etcd_all_stands_still_and_then_goes_on_in_the_same_sas(
     before = spi_of(first)
     cluster.etcd.kill() if absence == "killed" else cluster.etcd.freeze()
     stopped = first.wait_for("fenced")
-    for _ in range(5):
-        assert not cluster.ping(0.2)
+    cluster.ping_in_vain(5)
     status = cluster.status(0)
     assert (status["fenced"], status["serving"], status["lease_left_s"]) == (True, False, 0)
     assert first.command("sas").stdout.startswith("member 0 of cluster test: fenced, epoch 1, ")
     done = first.command("down", "net")
     assert (done.returncode, "is fenced" in done.stderr) == (1, True)
-    time.sleep(max(0.0, 7 - (time.monotonic_ns() - stopped["mono_ns"]) / 1e9))
+    time.sleep(max(0.0, LEASE_S + 2 - (time.monotonic_ns() - stopped["mono_ns"]) / 1e9))
     cluster.etcd.start() if absence == "killed" else cluster.etcd.thaw()
-    back = time.monotonic()
     first.wait_for("unfenced")
     cluster.ping_until_it_works()
-    assert time.monotonic() - back < 10
+    gone_s = (time.monotonic_ns() - stopped["mono_ns"]) / 1e9 + LEASE_S
     cluster.members[1].wait_for("unfenced")
     assert spi_of(first) == before == spi_of(cluster.client)
     assert cluster.counters(0)["gateway"]["datagrams_fenced"] >= 5
@@ -132,7 +131,7 @@ def test_without_etcd_all_stands_still_and_then_goes_on_in_the_same_sas(
         told = [kinds(member).count(kind) for kind in ("life_begins", "epoch_ended", "ike_sa_down")]
         assert told == [1, 0, 0], member.log()
     calls = cluster.counters(0)["membership"]
-    assert sum(count for what, count in calls.items() if what.startswith("failed: ")) < 60
+    assert sum(count for what, count in calls.items() if what.startswith("failed: ")) < 6 * gone_s
     assert {"verdict", "internal_error"}.isdisjoint(kinds(cluster.client))
 
 
@@ -141,16 +140,14 @@ def test_a_stopped_member_finds_itself_fenced_before_it_serves_its_queue(cluster
     only(cluster, "qcd")
     cluster.start()
     first, second = cluster.members
-    first.process.send_signal(signal.SIGSTOP)
-    for _ in range(20):
-        assert not cluster.ping(0.02)
+    signals.freeze(first.process.pid)
+    cluster.ping_in_vain(20)
     cluster.road.to = 1
     cluster.ping_until_it_works()
     assert cluster.client.wait_for("verdict")["proof"] == "qcd-token"
     cluster.road.to = 0
-    for _ in range(20):
-        assert not cluster.ping(0.02)
-    first.process.send_signal(signal.SIGCONT)
+    cluster.ping_in_vain(20)
+    signals.thaw(first.process.pid)
     first.wait_for("epoch_ended")
     assert first.wait_for("life_begins", epoch=2)
     told = [event for event in first.events() if event["event"] in ("fenced", "epoch_ended", "unfenced")]
@@ -170,11 +167,10 @@ def test_a_member_by_itself_that_was_stopped_goes_on_in_the_same_sas(place: Path
         cluster.start()
         [member] = cluster.members
         before, mark = spi_of(member), len(member.events())
-        member.process.send_signal(signal.SIGSTOP)
-        for _ in range(10):
-            assert not cluster.ping(0.02)
+        signals.freeze(member.process.pid)
+        cluster.ping_in_vain(10)
         time.sleep(LEASE_S + 2.0)
-        member.process.send_signal(signal.SIGCONT)
+        signals.thaw(member.process.pid)
         member.wait_for("fenced", mark)
         member.wait_for("unfenced", mark)
         cluster.ping_until_it_works()
@@ -188,9 +184,9 @@ def test_packets_of_another_members_sa_are_handed_to_it(cluster: Cluster) -> Non
     before = spi_of(cluster.client)
     cluster.road.to = 1
     for _ in range(5):
-        assert cluster.ping(2)
+        assert cluster.ping()
     assert cluster.client.command("rekey", "home").returncode == 0  # IKE goes that way too
-    assert cluster.ping(2)
+    assert cluster.ping()
     sent, received = cluster.counters(1)["forwarding"], cluster.counters(0)["forwarding"]
     assert sent["sent"] >= 7
     assert received == {"received": sent["sent"]}
@@ -217,11 +213,12 @@ def test_a_member_that_is_told_to_stop_says_goodbye_and_gives_its_lease_back(clu
     cluster.start()
     assert cluster.members[0].terminate() == 0
     cluster.client.wait_for("ike_sa_down")
-    assert "/deadpeer/test/lease/0" not in cluster.etcd.contents()
+    # It would have lasted for twice as long at least.
+    until(lambda: "/deadpeer/test/lease/0" not in cluster.etcd.contents(), cluster.logs, LEASE_S / 3)
+    # Whoever has just met the store writes nobody off for the time of a lease.
     until(
         lambda: json.loads(cluster.etcd.contents()["/deadpeer/test/member/0"])["ended"] == 1,
         cluster.members[1].log,
-        2 * LEASE_S,  # whoever has just met the store writes nobody off for the time of a lease
     )
 
 
@@ -229,13 +226,13 @@ def test_a_member_that_is_drained_sends_its_client_to_another_and_no_packet_is_l
     cluster.start()
     first, second = cluster.members
     cluster.road.to = 1  # the balancer is told first; living SAs are handed over
-    assert cluster.ping(2)
+    assert cluster.ping()
     wrong = first.command("drain", "--to", "elsewhere.example")
     assert (wrong.returncode, "not an IP address" in wrong.stderr) == (1, True)
     done = first.command("drain", "--to", cluster.road.here)
     assert (done.returncode, done.stdout) == (0, "1 IKE SAs have gone\n")
     for _ in range(10):
-        assert cluster.ping(2)
+        assert cluster.ping()
     assert (first.sas(), len(second.sas())) == ([], 1)
     assert cluster.client.wait_for("redirected")["to"] == cluster.road.here
     assert "verdict" not in kinds(cluster.client)
@@ -312,5 +309,5 @@ def test_a_damaged_epoch_file_is_refused(cluster: Cluster) -> None:
     (state / "epochs").write_text('{"test/0": "many"}')
     member = cluster.members[0]
     member.spawn()
-    assert member.process.wait(20) == 2
+    assert member.process.wait(PATIENCE_S) == 2
     assert "gateway.state_dir: " in member.log() and "epochs is damaged; delete it" in member.log()

@@ -394,7 +394,11 @@ toml_values = st.recursive(
 
 
 @given(st.sampled_from(KEYS), toml_values)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=300,
+    deadline=None,
+)
 def test_any_value_anywhere_is_used_or_refused_in_one_line(
     place: Path, where: tuple[str, str], value: object
 ) -> None:

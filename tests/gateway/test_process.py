@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.gateway.documents import base_document, write_config
 from tests.gateway.processes import environment
+from tests.support.loopback import LoopbackNet
 
 SECRET = "xyzzy-0123456789"  # noqa: S105 -- of this test
 HARDENED = "from deadpeer.gateway.process import harden\nharden()\n"
@@ -17,7 +18,7 @@ HARDENED = "from deadpeer.gateway.process import harden\nharden()\n"
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = environment() | {"PYTHONASYNCIODEBUG": "1"}
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=90, check=False)
 
 
 def test_the_kernel_is_told_to_keep_our_memory_from_others() -> None:
@@ -57,9 +58,11 @@ def test_an_exception_that_nobody_caught_is_one_line_without_its_text(failure: s
         "deadpeer.gateway.daemon.Daemon._goodbye",
     ],
 )
-def test_a_gateway_with_a_mistake_in_it_says_where_and_not_what(place: Path, broken: str) -> None:
+def test_a_gateway_with_a_mistake_in_it_says_where_and_not_what(
+    place: Path, net: LoopbackNet, broken: str
+) -> None:
     document = base_document()
-    document["gateway"] |= {"listen": ["127.0.0.1"], "port": 25500, "port_nat_t": 25501}
+    document["gateway"] |= {"listen": [f"{net.prefix}.1"], "port": 25500, "port_nat_t": 25501}
     config = write_config(place, document)
     code = (
         "import asyncio, sys, threading\n"

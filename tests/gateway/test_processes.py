@@ -13,7 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.gateway.processes import PORT, Gateway, Pair, document, environment, two_gateways, until
+from tests.gateway.processes import (
+    PATIENCE_S,
+    PORT,
+    SOON_S,
+    Gateway,
+    Pair,
+    document,
+    environment,
+    two_gateways,
+    until,
+)
+from tests.support.loopback import LoopbackNet
 
 
 @pytest.fixture
@@ -42,7 +53,7 @@ def test_a_tunnel_carries_packets_and_can_be_rekeyed_and_taken_down(pair: Pair) 
     assert pair.alice.command("down", "home").returncode == 0
     pair.bob.wait_for("ike_sa_down")
     assert pair.alice.sas() == pair.bob.sas() == []
-    assert not pair.ping()
+    assert not pair.ping(SOON_S)
 
     done = pair.alice.command("up", "home", "net")
     assert done.returncode == 0, done.stderr
@@ -59,12 +70,12 @@ def test_commands_that_can_not_succeed(pair: Pair) -> None:
 
 
 def test_sigterm_says_goodbye(pair: Pair) -> None:
-    began = time.monotonic()
     assert pair.alice.terminate() == 0
-    assert time.monotonic() - began < 2
     pair.bob.wait_for("ike_sa_down")
     assert pair.bob.sas() == []
-    assert [e["event"] for e in pair.alice.events()][-2:] == ["shutdown_done", "stopped"]
+    kinds = [e["event"] for e in pair.alice.events()]
+    assert kinds[-2:] == ["shutdown_done", "stopped"]
+    assert "goodbye_unanswered" not in kinds
     assert not pair.alice.control.exists()
     assert not (pair.place / "alice-gw").exists()
 
@@ -73,7 +84,7 @@ def test_sigterm_does_not_wait_for_the_dead(pair: Pair) -> None:
     pair.bob.kill()
     began = time.monotonic()
     assert pair.alice.terminate() == 0
-    assert 1 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 1, "it waits for a moment"
     assert any(event["event"] == "goodbye_unanswered" for event in pair.alice.events())
 
 
@@ -188,7 +199,7 @@ def test_a_second_daemon_is_refused(pair: Pair) -> None:
         capture_output=True,
         text=True,
         env=environment(),
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 2
@@ -227,13 +238,12 @@ def test_keys_are_logged_only_when_asked_for(place: Path) -> None:
         assert key not in pair.alice.log()
 
 
-def test_a_service_manager_is_told(place: Path) -> None:
+def test_a_service_manager_is_told(place: Path, net: LoopbackNet) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(place / "notify"))
-        manager.settimeout(20)
-        gateway = Gateway(
-            place, "solo", document("solo", "x", "127.0.0.1", "127.0.0.2", "10.0.0.0/24", "10.0.1.0/24")
-        )
+        manager.settimeout(PATIENCE_S)
+        ends = f"{net.prefix}.1", f"{net.prefix}.2"
+        gateway = Gateway(place, "solo", document("solo", "x", *ends, "10.0.0.0/24", "10.0.1.0/24"))
         (place / "home.psk").touch(mode=0o600)
         (place / "home.psk").write_text("x" * 20)
         os.environ["NOTIFY_SOCKET"] = str(place / "notify")

@@ -135,7 +135,7 @@ class Bench:
         )
         self.stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.stranger.bind(("127.0.0.1", 0))
-        self.stranger.settimeout(10)
+        self.stranger.settimeout(60)
 
     @property
     def stranger_address(self) -> Address:
@@ -152,11 +152,11 @@ class Bench:
         self.stranger.sendto(payload, (to or self.ike).local)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        for _ in range(2000):
+        for _ in range(12_000):
             if condition():
                 return
             await asyncio.sleep(0.005)
-        raise AssertionError(f"not within 10 s: {self.core.inputs} {self.journal}")
+        raise AssertionError(f"not within 60 s: {self.core.inputs} {self.journal}")
 
     def close(self) -> None:
         self.runtime.stop()
@@ -390,8 +390,9 @@ def test_a_deadline_that_an_error_leaves_in_the_past_does_not_spin(place: Path) 
     async def work(bench: Bench) -> None:
         core.due = Deadline(0, "stuck")
         bench.runtime.reload(Reload(()))
+        began = time.monotonic()
         await asyncio.sleep(0.35)
-        assert 1 <= core.inputs.count(Timeout()) <= 5
+        assert 1 <= core.inputs.count(Timeout()) <= 2 + (time.monotonic() - began) / 0.1
 
     run(place, core, work)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
+from tests.support.loopback import LoopbackNet
 
 from deadpeer.gateway.errors import ConfigError
 from deadpeer.gateway.sockets import DRAIN, UdpSocket, UdpSockets, open_sockets
@@ -29,7 +30,7 @@ def receive(sock: UdpSocket, wanted: int = 1) -> list[Datagram]:
     """At least so many datagrams."""
     found: list[Datagram] = []
     while len(found) < wanted:
-        readable, _, _ = select.select([sock], [], [], 10)
+        readable, _, _ = select.select([sock], [], [], 60)
         assert readable
         found += sock.receive()
     return found
@@ -43,9 +44,9 @@ def test_there_and_back(pair: tuple[UdpSocket, UdpSocket]) -> None:
     assert (one.counters["sent"], other.counters["received"]) == (1, 1)
 
 
-def test_ipv6_is_a_socket_of_its_own() -> None:
+def test_ipv6_is_a_socket_of_its_own(net: LoopbackNet) -> None:
     six = UdpSocket(ip_address("::1"), 0, 1 << 20)
-    four = UdpSocket(LOOPBACK, six.local.port, 1 << 20)
+    four = UdpSocket(ip_address(f"{net.prefix}.1"), six.local.port, 1 << 20)
     try:
         assert six.send(b"x", six.local)
         assert receive(six) == [Datagram(b"x", six.local, six.local)]
@@ -59,7 +60,7 @@ def test_one_wake_up_takes_a_bounded_number(pair: tuple[UdpSocket, UdpSocket]) -
     one, other = pair
     for _ in range(DRAIN + 6):
         one.send(b"x", other.local)
-    select.select([other], [], [], 10)
+    select.select([other], [], [], 60)
     assert len(list(other.receive())) == DRAIN
     assert len(list(other.receive())) == 6
 
@@ -180,13 +181,10 @@ def test_a_port_without_the_right(monkeypatch: pytest.MonkeyPatch) -> None:
         open_sockets([LOOPBACK], 500, 4500, 4096, "gw.toml")
 
 
-def test_nothing_stays_open_after_an_error() -> None:
+def test_nothing_stays_open_after_an_error(net: LoopbackNet) -> None:
+    host = ip_address(f"{net.prefix}.1")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        other.bind(("127.0.0.1", 0))
-        taken = other.getsockname()[1]
-        probe = UdpSocket(LOOPBACK, 0, 4096)
-        free = probe.local.port
-        probe.close()
+        other.bind((str(host), 15501))
         with pytest.raises(ConfigError, match=r"gateway\.port_nat_t"):
-            open_sockets([LOOPBACK], free, taken, 4096, "gw.toml")
-        UdpSocket(LOOPBACK, free, 4096).close()
+            open_sockets([host], 15500, 15501, 4096, "gw.toml")
+        UdpSocket(host, 15500, 4096).close()

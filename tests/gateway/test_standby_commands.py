@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gateway.processes import Pair, two_gateways, until
+from tests.gateway.processes import PATIENCE_S, SOON_S, Pair, two_gateways, until
+from tests.support import signals
 
 from deadpeer.cluster.standby import HOLD_S
 
@@ -52,16 +52,16 @@ def test_it_serves_while_it_is_told_to(pair: Pair) -> None:
     up = pair.bob.command("up", "home")
     address = pair.documents["bob"]["standby"]["address"]
     assert (up.returncode, f"stands by: it does not hold {address}" in up.stderr) == (1, True)
-    assert not pair.ping(0.1)
+    assert not pair.ping(SOON_S)
     done = pair.bob.command("activate")
     assert (done.returncode, done.stdout) == (0, "active, epoch 1\n"), done.stderr
     pair.ping_until_it_works()
     assert pair.bob.command("activate").stdout == "active, epoch 1\n"
-    assert pair.ping(2.0), "told again, it goes on"
+    assert pair.ping(), "told again, it goes on"
     done = pair.bob.command("standby")
     assert (done.returncode, done.stdout) == (0, "standby\n")
     assert pair.bob.sas() == []
-    assert not pair.ping(0.1)
+    assert not pair.ping(SOON_S)
     pair.bob.command("activate")
     pair.ping_until_it_works()
     assert [e["proof"] for e in pair.alice.events() if e["event"] == "verdict"] == ["qcd-token"]
@@ -88,9 +88,9 @@ def test_who_was_out_of_sight_begins_a_new_life(pair: Pair) -> None:
     pair.alice.start()
     pair.bob.command("activate")
     pair.ping_until_it_works()
-    pair.bob.process.send_signal(signal.SIGSTOP)
+    signals.freeze(pair.bob.process.pid)
     time.sleep(HOLD_S + 0.2)
-    pair.bob.process.send_signal(signal.SIGCONT)
+    signals.thaw(pair.bob.process.pid)
     pair.bob.wait_for("active", epoch=2)
     assert "out of sight" in pair.bob.wait_for("standby")["why"]
     pair.ping_until_it_works()
@@ -105,7 +105,7 @@ def test_no_life_before_its_epoch_is_on_disk(pair: Pair, place: Path) -> None:
     assert (done.returncode, "can't be written" in done.stderr) == (1, True)
     assert state(pair)["state"] == "fenced"
     assert "can't begin to serve yet" in pair.bob.command("up", "home").stderr
-    assert not pair.ping(0.1)
+    assert not pair.ping(SOON_S)
     (place / "bob-state" / "epochs").rmdir()
     pair.bob.wait_for("active", epoch=1)
     pair.ping_until_it_works()
@@ -116,5 +116,5 @@ def test_a_place_to_listen_that_is_not_ours(pair: Pair) -> None:
     standby = pair.documents["bob"]["standby"]
     pair.bob.write(pair.documents["bob"] | {"standby": standby | {"listen": "192.0.2.77:15504"}})
     pair.bob.spawn()
-    assert pair.bob.process.wait(20) == 2
+    assert pair.bob.process.wait(PATIENCE_S) == 2
     assert "standby.listen: 192.0.2.77:15504 can't be listened on" in pair.bob.log()

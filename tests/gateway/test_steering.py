@@ -33,7 +33,7 @@ WHOLE = {4: 32, 6: 128}
 
 
 def ip(*words: str) -> str:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, (words, done.stderr)
     return done.stdout
 
@@ -46,8 +46,8 @@ class Road:
     alice: Gateway
     bob: Gateway
 
-    def ping(self, target: str, source: str = "") -> bool:
-        words = ["ip", "netns", "exec", self.names["alice"], "ping", "-c", "1", "-W", "1"]
+    def ping(self, target: str, source: str = "", wait_s: int = 60) -> bool:
+        words = ["ip", "netns", "exec", self.names["alice"], "ping", "-c", "1", "-W", str(wait_s)]
         words += ["-I", source] if source else []
         return subprocess.run([*words, target], capture_output=True, check=False).returncode == 0
 
@@ -58,7 +58,7 @@ class Road:
     def through(self, version: int) -> None:
         """A ping to behind Bob comes back, and both gateways counted it."""
         source, target = INNER[version]
-        until(lambda: self.ping(target, source), lambda: self.alice.log() + self.bob.log())
+        until(lambda: self.ping(target, source, 2), lambda: self.alice.log() + self.bob.log())
 
     def route(self, target: str) -> str:
         return ip("-n", self.names["alice"], "route", "get", target)
@@ -197,7 +197,7 @@ def test_a_tunnel_between_the_outer_addresses_themselves(road: Road) -> None:
     road.bob.start()
     road.alice.start()
     road.alice.wait_for("child_up")
-    until(lambda: road.ping(there), lambda: road.alice.log() + road.bob.log())
+    until(lambda: road.ping(there, wait_s=2), lambda: road.alice.log() + road.bob.log())
     assert road.alice.children()[0]["traffic"]["packets_in"] >= 1
     assert "dev deadpeer0" in road.route(there)
     assert not [event for event in road.alice.events() if event["event"] == "route_failed"]
@@ -221,7 +221,7 @@ def test_a_second_gateway_needs_a_table_of_its_own(road: Road, place: Path) -> N
     other = Gateway(place, "other", made, namespace=road.names["alice"])
     try:
         other.spawn()
-        assert other.process.wait(20) == 2
+        assert other.process.wait(60) == 2
         (line,) = [line for line in other.log().splitlines() if "route_table" in line]
         assert "routing table 6290 is in use by another gateway; choose another number" in line
         assert len(road.rules("alice")) > 2, "the first one's rules are as they were"

@@ -20,7 +20,7 @@ pytestmark = [
 
 
 def ip(*words: str) -> str:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, (words, done.stderr)
     return done.stdout
 
@@ -33,8 +33,9 @@ class Sites:
     alice: Gateway
     bob: Gateway
 
-    def ping(self) -> bool:
-        words = ["ip", "netns", "exec", self.names["alice"], "ping", "-c", "1", "-W", "1", "-I", "10.77.0.1"]
+    def ping(self, wait_s: int = 60) -> bool:
+        words = ["ip", "netns", "exec", self.names["alice"], "ping", "-c", "1", "-W", str(wait_s)]
+        words += ["-I", "10.77.0.1"]
         return subprocess.run([*words, "10.77.1.1"], capture_output=True, check=False).returncode == 0
 
     def route(self, name: str) -> str:
@@ -113,4 +114,4 @@ def test_a_killed_gateway_leaves_nothing_that_stops_the_next(sites: Sites) -> No
     assert sites.ping()
     sites.alice.kill()
     sites.alice.start()
-    until(sites.ping, lambda: sites.alice.log() + sites.bob.log())
+    until(lambda: sites.ping(2), lambda: sites.alice.log() + sites.bob.log())

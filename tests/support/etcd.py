@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -14,6 +13,8 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
+from tests.support import signals
+from tests.support.loopback import LoopbackNet
 
 needs_etcd = pytest.mark.skipif(
     None in (shutil.which("etcd"), shutil.which("etcdctl")),
@@ -21,33 +22,38 @@ needs_etcd = pytest.mark.skipif(
 )
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+PORT, PEER_PORT = 12379, 12380
+"""Below those that the kernel gives to whoever connects: it must not have them while etcd is away."""
 
 
 class EtcdServer:
-    """One etcd, by itself. `tls`: (CA, certificate, key) files, with which clients must show certificates."""
+    """One etcd, by itself. `tls`: (CA, certificate, key) files, with which clients must show certificates.
 
-    def __init__(self, place: Path, tls: tuple[Path, Path, Path] | None = None, name: str = "etcd") -> None:
+    `host`: a loopback address that nobody else has; one of a network of its own if none is given.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        tls: tuple[Path, Path, Path] | None = None,
+        name: str = "etcd",
+        host: str | None = None,
+    ) -> None:
         self.place = place / name
         self.tls = tls
-        self.host = "127.0.0.1"
-        self.port, self._peer_port = free_port(), free_port()
+        self._net = None if host is not None else LoopbackNet()
+        self.host = host if self._net is None else f"{self._net.prefix}.1"
         self._process: subprocess.Popen[bytes] | None = None
         self.peers: list[EtcdServer] = [self]
         """All of this etcd cluster, the same list in each."""
 
     @property
     def peer(self) -> str:
-        return f"http://{self.host}:{self._peer_port}"
+        return f"http://{self.host}:{PEER_PORT}"
 
     @property
     def endpoint(self) -> str:
-        return f"{'http' if self.tls is None else 'https'}://{self.host}:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://{self.host}:{PORT}"
 
     def start(self) -> None:
         """Start it (again, with its data) and wait until it answers."""
@@ -86,11 +92,11 @@ class EtcdServer:
 
     def freeze(self) -> None:
         """It answers nobody."""
-        self.process.send_signal(signal.SIGSTOP)
+        signals.freeze(self.process.pid)
 
     def thaw(self) -> None:
         """It goes on."""
-        self.process.send_signal(signal.SIGCONT)
+        signals.thaw(self.process.pid)
 
     def control(self, *words: str) -> str:
         """What etcdctl prints."""
@@ -99,7 +105,7 @@ class EtcdServer:
             capture_output=True,
             text=True,
             env={"PATH": os.environ["PATH"], "ETCDCTL_API": "3"},
-            timeout=20,
+            timeout=60,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -127,6 +133,8 @@ class EtcdServer:
         if self._process is not None and self._process.poll() is None:
             self.thaw()
             self.kill()
+        if self._net is not None:
+            self._net.close()
 
     @property
     def leads(self) -> bool:
@@ -137,11 +145,11 @@ class EtcdServer:
 
     def wait(self) -> None:
         """Until it answers."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             try:
                 if self.tls is not None:
-                    socket.create_connection((self.host, self.port), 1).close()
+                    socket.create_connection((self.host, PORT), 1).close()
                     return
                 with urllib.request.urlopen(f"{self.endpoint}/health", timeout=1) as answer:  # noqa: S310
                     if json.load(answer)["health"] == "true":

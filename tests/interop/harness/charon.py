@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support import signals
+
 from deadpeer.lab import charon_files
 from deadpeer.lab.charon_files import CharonFiles
 
@@ -130,11 +132,11 @@ class Charon:
 
     def freeze(self) -> None:
         """SIGSTOP: alive, and silent."""
-        os.kill(self.pid, signal.SIGSTOP)
+        signals.freeze(self.pid)
 
     def thaw(self) -> None:
         """SIGCONT."""
-        os.kill(self.pid, signal.SIGCONT)
+        signals.thaw(self.pid)
 
     # -- configuration and commands
 

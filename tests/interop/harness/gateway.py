@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support import signals
+
 from deadpeer.gateway.client import ControlError, call
 
 _ROOT = Path(__file__).parents[3]
@@ -83,10 +85,10 @@ class Gateway:
         return status
 
     def freeze(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
+        signals.freeze(self.pid)
 
     def thaw(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        signals.thaw(self.pid)
 
     def ask(self, command: str, timeout_s: float = PATIENCE_S, **request: object) -> Mapping[str, Any]:
         """One request through the control socket; what the answer has as data."""

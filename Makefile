@@ -5,7 +5,7 @@ VENV := .venv
 IN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Arguments for lab, test, interop and acceptance, for example: make lab ARGS="--rtt 100"
+# Arguments for lab, test, interop, acceptance and seeds, for example: make lab ARGS="--rtt 100"
 ARGS ?=
 
 # No surprise from the shell's Python, no prompt, no notice of a newer pip.
@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test check interop acceptance format lock docs clean
+.PHONY: help setup lab test check interop acceptance seeds format lock docs clean
 
 help:
 	@echo "make lab          crash a gateway and watch the other one find out   (ARGS=\"--help\" shows its options)"
@@ -23,6 +23,7 @@ help:
 	@echo "make check        what CI runs: format, lint, types, import contract, tests"
 	@echo "make interop      the tests with an unmodified strongSwan            (needs root)"
 	@echo "make acceptance   long series of crashes, measured, as a table       (ARGS=--quick for a few)"
+	@echo "make seeds        random lives of clusters in virtual time           (ARGS=\"--count 1000 --members 5-8\")"
 	@echo "make format       format the code and sort its imports"
 	@echo "make docs         write docs/configuration.md from the schema"
 	@echo "make lock         pin the dependencies anew                          (needs uv)"
@@ -54,6 +55,9 @@ interop: $(READY)
 
 acceptance: $(READY)
 	@$(IN)/python -m deadpeer.lab.acceptance $(ARGS)
+
+seeds: $(READY)
+	@$(IN)/python -m tests.support.seeds $(ARGS)
 
 check: $(READY)
 	@echo "== format";          $(IN)/ruff format --check --quiet .

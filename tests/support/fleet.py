@@ -35,7 +35,7 @@ from deadpeer.cluster.secrets import ClusterSecrets, Sealer
 from deadpeer.crash.options import CrashOptions
 from deadpeer.crash.shared import ClusterLife
 from deadpeer.crypto import Identity, SeededEntropy
-from deadpeer.ike.connection import ChildConfig, Connection, EndpointConfig, Lifetime
+from deadpeer.ike.connection import ChildConfig, CloseAction, Connection, EndpointConfig, Lifetime
 from deadpeer.ike.endpoint import Endpoint
 from deadpeer.ike.io import Event, ExtensionCommand, Initiate, Input
 from deadpeer.plane.engine import EspEngine
@@ -71,6 +71,8 @@ class Gateway(Member):
     """It is stopped at its next datagram, between the look at its fence and the sending."""
     late: list[Datagram] = field(default_factory=list)
     """What it was about to send when it was stopped."""
+    dozing: bool = False
+    """Something may be due, and the fence was closed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,7 +109,8 @@ class Gateway(Member):
     @mortal
     def step(self, item: object) -> None:
         super().step(item)
-        self.work(None)
+        if self.dozing or self.late or self.owed is not None:
+            self.work(None)
 
     @mortal
     def arrive(self, datagram: Datagram) -> None:
@@ -156,6 +159,7 @@ class Gateway(Member):
             self.node.endpoint.handle(now, change)
         if item is not None:
             self.node.endpoint.handle(now, item)
+        self.dozing = False
         self.node.due(now)
         self.finish(now)
 
@@ -192,6 +196,7 @@ class Gateway(Member):
         self.owed = secrets
 
     def _timeout(self) -> None:
+        self.dozing = True
         self.work(None)
 
     def _acknowledge(self, node: Node) -> None:
@@ -227,6 +232,7 @@ class Gateway(Member):
 
     def _end(self) -> None:
         self.node = self.gate = self.life = self.owed = None
+        self.dozing = False
         self.late.clear()
 
     def _send(self, datagram: Datagram) -> None:
@@ -273,7 +279,11 @@ class Client:
         now = self.now()
         if item is not None:
             self.node.endpoint.handle(now, item)
-        self.node.due(now)
+        else:
+            self.node.due(now)
+        self._finish(now)
+
+    def _finish(self, now: Now) -> None:
         for sa in self.node.endpoint.views():
             self.pairs[sa.number] = (sa.spi_i, sa.spi_r)
         self.node.drain(now, self.fleet.to_cluster)
@@ -283,12 +293,12 @@ class Client:
     def arrive(self, datagram: Datagram) -> None:
         now = self.now()
         self.node.take(now, datagram)
-        self.work()
+        self._finish(now)
 
     def send(self, seq: int = 0) -> None:
         """Its host sends an echo request to the one behind the cluster."""
         self.node.behind.send(echo_request(self.inner, INNER, 7, seq & 0xFFFF, b"deadpeer"))
-        self.work()
+        self._finish(self.now())
 
     @property
     def heard(self) -> int:
@@ -300,7 +310,7 @@ class Client:
     def _told(self, event: Event) -> None:
         number = event.fields.get("sa")
         if event.kind == "verdict" and event.fields["proof"] == "qcd-token" and isinstance(number, int):
-            self.fleet.witness.given_up(self.fleet.now_ns, self.pairs[number], self.fleet.gateways)
+            self.fleet.witness.given_up(self.fleet.now_ns, self.pairs[number], self.fleet.everybody)
 
 
 Listener = Callable[[Datagram], None]
@@ -317,9 +327,12 @@ class Fleet(World):
         ttl_s: int = 5,
         extensions: Sequence[object] = (),
         options: CrashOptions | None = None,
+        close_action: CloseAction = "none",
     ) -> None:
+        """`close_action`: what a client does when a member deletes its tunnel."""
         self.options = options or CrashOptions()
         self.extensions = tuple(extensions)
+        self.close_action: CloseAction = close_action
         self.latency_s = 0.010
         self.loss = 0.0
         """The share of datagrams between clients and members that get lost."""
@@ -327,6 +340,8 @@ class Fleet(World):
         self.gateways: list[Gateway] = []
         self.walls: set[frozenset[int]] = set()
         """Pairs of members that can't reach each other."""
+        self.ghosts: list[Gateway] = []
+        """Machines whose number another one has taken, and that may run all the same."""
         self.listeners: list[Listener] = []
         """Who sees what goes on between clients and members."""
         super().__init__(seed, members, ttl_s)
@@ -353,6 +368,7 @@ class Fleet(World):
     def _client(self, number: int) -> Client:
         host, inner = f"198.51.100.{number + 1}", f"10.1.0.{number + 1}"
         child = _child(local=(host_selector(inner),), remote=(host_selector(INNER),))
+        child = replace(child, close_action=self.close_action)
         made = connection("home", (host, VIP), f"c{number}.example", "gw.example", (child,))
         store, ledger = MemoryStore(), CrashLedger()
         entropy = SeededEntropy(self.dice.getrandbits(64))
@@ -394,6 +410,20 @@ class Fleet(World):
         before = [client.heard for client in self.clients]
         self.traffic(1.0, 0.2)
         return [client.heard > old for client, old in zip(self.clients, before, strict=True)]
+
+    @property
+    def everybody(self) -> list[Gateway]:
+        """Whoever may serve."""
+        return self.gateways + self.ghosts if self.ghosts else self.gateways
+
+    def replace(self, number: int, machine: str) -> Gateway:
+        """Another machine gets this member's number, and its packets; the one that had it is not stopped."""
+        ghost = self.gateways[number]
+        made = Gateway(self, number, machine, ghost.drift, self.ttl_s)
+        made.watch_delay_s, made.forwards = ghost.watch_delay_s, ghost.forwards
+        self.ghosts.append(ghost)
+        self.gateways[number] = made
+        return made
 
     def rebalance(self, host: str, member: int) -> None:
         """The balancer sends this client's packets elsewhere."""
@@ -450,11 +480,11 @@ class Fleet(World):
 
     def said(self, speaker: Gateway, datagram: Datagram, *, late: bool = False) -> None:
         """A datagram leaves a member."""
-        self.witness.heard(self.now_ns, speaker, datagram, self.gateways, late=late)
+        self.witness.heard(self.now_ns, speaker, datagram, self.everybody, late=late)
 
     def run(self, seconds: float) -> None:
         super().run(seconds)
-        self.witness.look_again(self.now_ns, self.gateways)
+        self.witness.look_again(self.now_ns, self.everybody)
 
 
 def _child(local: tuple[TrafficSelector, ...], remote: tuple[TrafficSelector, ...]) -> ChildConfig:

@@ -78,11 +78,15 @@ class Mallory:
                 self._everywhere(*self._about_child(spi, way))
 
     def attack(self, dice: random.Random) -> None:
-        """One way to ask about one SA and about one child, to every member."""
-        if self.requests:
-            self._everywhere(*self._about(_newer(dice, list(self.requests)), dice.randrange(_WAYS)))
-        if self.esp:
-            self._everywhere(*self._about_child(_newer(dice, list(self.esp)), dice.randrange(_ESP_WAYS)))
+        """One way to ask about one SA, or about one child, to every member, from the one address or the
+        other."""
+        if self.requests and dice.random() < 0.7:
+            asked = self._about(_newer(dice, list(self.requests)), dice.randrange(_WAYS))
+        elif self.esp:
+            asked = self._about_child(_newer(dice, list(self.esp)), dice.randrange(_ESP_WAYS))
+        else:
+            return
+        self._everywhere(*asked, dice)
 
     def _about(self, pair: Pair, way: int) -> tuple[bytes, Address]:
         payload, client = self.requests[pair]
@@ -105,9 +109,10 @@ class Mallory:
         check = Check(Verb.QUERY, Subject.esp(spi), bytes(COOKIE_SIZE), True)
         return NON_ESP_MARKER + encode_message(encode(check)), client
 
-    def _everywhere(self, payload: bytes, client: Address) -> None:
-        for gateway in self._fleet.gateways:
-            for sender in (client, Address(MALLORY, client.port)):
+    def _everywhere(self, payload: bytes, client: Address, dice: random.Random | None = None) -> None:
+        senders = (client, Address(MALLORY, client.port))
+        for gateway in self._fleet.everybody:
+            for sender in senders if dice is None else (dice.choice(senders),):
                 self.asked += 1
                 gateway.arrive(Datagram(payload, SERVED, sender))
 

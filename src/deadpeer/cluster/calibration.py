@@ -38,6 +38,10 @@ KEPT_S = 180.0
 """What was measured counts for so long."""
 PAUSE_S = 2.0
 """After a failure, or a lease that is gone, before a new one is granted."""
+FIRST_S = 5
+"""A clock that was slow is believed again when it was good for so long, seconds; for four times as long if it
+is found out again soon, as one is that is so little too slow that it takes a minute to see it."""
+SOON_S = 600.0
 _IMPLAUSIBLE = 1.25
 """A leader that was elected a moment ago, and does not yet say so, makes our clock look fast."""
 
@@ -83,7 +87,9 @@ class Calibration:
         """A lease of ours to be given back."""
         self._known: list[tuple[int, float]] = []
         """When (ns) it was seen that our clock has at least which rate."""
-        self._slow_span_s = 0
+        self._found_ns: int | None = None
+        """When it was last found to be slow."""
+        self._convincing_s = FIRST_S
 
     @property
     def lease(self) -> int:
@@ -143,20 +149,25 @@ class Calibration:
         shortest_s = (asked_ns - granted.answered_ns) / NS_PER_S
         span_s = self._spans.pop(0)
         if most_s > 1 and longest_s < self._share * (most_s - 1):
-            self.slow = Slow(longest_s, most_s - 1)
-            self._slow_span_s = span_s
-            self._known.clear()
-            self._anew(now_ns)
+            self._found(now_ns, Slow(longest_s, most_s - 1))
             return
         if most_s > 0 and 0 < shortest_s / most_s < _IMPLAUSIBLE:
             rate = shortest_s / most_s
             self._know(now_ns, rate)
-            if span_s >= self._slow_span_s and rate >= self._share - 2 * self._lead_s / span_s:
+            if span_s >= self._convincing_s and rate >= self._share - 2 * self._lead_s / span_s:
                 self.slow = None
         if self._spans:
             self._plan(now_ns)
         else:
             self._anew(now_ns)
+
+    def _found(self, now_ns: int, slow: Slow) -> None:
+        if self.slow is None:
+            again = self._found_ns is not None and now_ns - self._found_ns < SOON_S * NS_PER_S
+            self._convincing_s = min(SPANS_S[-1], 4 * self._convincing_s) if again else FIRST_S
+        self.slow, self._found_ns = slow, now_ns
+        self._known.clear()
+        self._anew(now_ns)
 
     def _know(self, now_ns: int, rate: float) -> None:
         oldest_ns = now_ns - int(KEPT_S * NS_PER_S)

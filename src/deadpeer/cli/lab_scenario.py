@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Signals = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
 EVENTS = {
-    "cluster": ("kill", "freeze", "cut", "split", "drain", "etcd", "blink"),
+    "cluster": ("kill", "freeze", "cut", "split", "drain", "drift", "skew", "etcd", "blink"),
     "failover": ("takeover", "stall", "both"),
 }
 
@@ -50,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--event",
         choices=(*EVENTS["cluster"], *EVENTS["failover"], "all"),
         help="cluster: a member is killed; stopped and going on; cut off from etcd; all are cut off from each"
-        " other; some are drained; etcd is down for longer than the leases, or for less. failover: the active gateway is"
-        " killed, or stopped and going on; or both are told that they are active (default: all of them)",
+        " other; some are drained; a clock is slow within the margin, or beyond it; etcd is down for longer"
+        " than the leases, or for less. failover: the active gateway is killed, or stopped and going on; or"
+        " both are told that they are active (default: all of them)",
     )
 
 

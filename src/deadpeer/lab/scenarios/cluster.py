@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from deadpeer.lab.scenarios import failover, parting
+from deadpeer.lab.scenarios import clocks, failover, parting
 from deadpeer.lab.scenarios.field import Field, Say, open_field
 from deadpeer.lab.scenarios.outcome import Check, Outcome, client_of, none, within
 from deadpeer.lab.scenarios.parts import (
@@ -162,6 +162,8 @@ _HAPPENINGS: dict[Happening, Callable[[Field], Awaitable[Outcome]]] = {
     "cut": cut,
     "split": parting.split,
     "drain": parting.drain,
+    "drift": clocks.drift,
+    "skew": clocks.skew,
     "etcd": etcd,
     "blink": blink,
     "stall": failover.stall,

@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 
 from deadpeer.lab.gateway_config import ESP_PROPOSAL, IKE_PROPOSAL, toml
-from deadpeer.lab.scenarios.plan import SERVER_INNER, ClientPlace, ClusterPlan, Layout
+from deadpeer.lab.scenarios.plan import SERVER_INNER, SKEWED, ClientPlace, ClusterPlan, Layout
 
 CONNECTION, CHILD = "cluster", "inner"
 SECRET, CLUSTER_KEY = "lab.psk", "cluster.key"
@@ -26,6 +26,8 @@ def write_member(layout: Layout, plan: ClusterPlan, number: int, etcd: str = "")
     """The file of a member. `etcd`: where it finds etcd, if it is one of a cluster."""
     host = layout.members[number]
     tables = _tables(layout, f"m{number}", host, MEMBERS_ID, None)
+    # The clock of the lease can be made to run wrong.
+    tables["gateway"]["faults"] = not SKEWED.isdisjoint(plan.happenings)
     if plan.standby:
         # Each has an address of its own here, and the balancer is what moves the one that clients know.
         tables["standby"] = {

@@ -176,6 +176,10 @@ class Field:
         have gone. Raises LabError."""
         await self._command(member, "drain", {"to": self.place.address}, DRAIN_S)
 
+    async def skew(self, member: int, rate: float) -> int:
+        """Let the clock of a member's lease count `rate` seconds in a second; since when, monotonic ns."""
+        return await self._command(member, "clock", {"rate": rate})
+
     async def steer(self, member: int, *, away: bool) -> None:
         """Have the balancer take a member out, or put it back."""
         await self._ask(f"{'out' if away else 'in'} {member}", "serving")

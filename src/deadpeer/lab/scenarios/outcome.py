@@ -18,6 +18,10 @@ WORDS: dict[Happening, str] = {
     "split": "members were cut off from each other for {stopped:g} s, and the balancer moved the clients of"
     " member {member}, which lives",
     "drain": "members were taken out on purpose (deadpeer drain), one after the other",
+    "drift": "member {member}'s clock was as slow as the margin allows, and it was cut off from etcd for"
+    " {stopped:g} s",
+    "skew": "member {member}'s clock was far slower than the margin allows; it found out, and gave its lease"
+    " back",
     "etcd": "etcd was down for {stopped:g} s",
     "blink": "etcd was down for {stopped:g} s, for less than a lease",
     "takeover": "gateway {member}, which was active, was killed, and the other took over",

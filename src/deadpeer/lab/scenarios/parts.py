@@ -76,9 +76,10 @@ async def round_trips(field: Field, clients: list[int], after_ns: int, bound_s: 
         return {number: found[number] for number, found in alone.items() if found is not None}
 
 
-async def serves_again(field: Field, member: int, after_ns: int) -> None:
-    """Wait until a member has a new life, and have the balancer use it."""
-    bound_s = field.plan.lease_s + GRACE_S
+async def serves_again(field: Field, member: int, after_ns: int, extra_s: float = 0.0) -> None:
+    """Wait until a member has a new life, and have the balancer use it. `extra_s`: what is waited for
+    before it begins one."""
+    bound_s = field.plan.lease_s + GRACE_S + extra_s
     daemon = field.members[member]
     await field.wait_for(
         f"a new life of member {member}", lambda: daemon.first("life_begins", after_ns), bound_s

@@ -16,14 +16,19 @@ from deadpeer.lab.options import LabError, Method
 from deadpeer.lab.sites import is_free
 from deadpeer.values import Address
 
-Happening = Literal["kill", "freeze", "cut", "split", "drain", "etcd", "blink", "takeover", "stall", "both"]
+Happening = Literal[
+    "kill", "freeze", "cut", "split", "drain", "drift", "skew", "etcd", "blink", "takeover", "stall", "both"
+]
 HAPPENINGS: tuple[Happening, ...] = (
-    "kill", "freeze", "cut", "split", "drain", "etcd", "blink",
+    "kill", "freeze", "cut", "split", "drain", "drift", "skew", "etcd", "blink",
 )  # fmt: skip
 """A member is killed; stopped for longer than its lease; cut off from etcd for as long; all are cut off from
-each other; members are taken out on purpose; etcd is gone for longer than the leases; it is gone for less."""
+each other; members are taken out on purpose; one with a clock that is slow within the margin is cut off from
+etcd; a clock is slow far beyond the margin; etcd is gone for longer than the leases; it is gone for less."""
 NO_VERDICT: frozenset[Happening] = frozenset({"split", "drain", "etcd"})
 """In these no client has anything to find out: its SA goes on, or its gateway tells it."""
+SKEWED: frozenset[Happening] = frozenset({"drift", "skew"})
+"""In these clocks run wrong."""
 NEED_FORWARD: frozenset[Happening] = frozenset({"split", "drain"})
 """In these the balancer moves clients of a member that lives."""
 BLINK_LEASE_S = 5

@@ -36,15 +36,16 @@ from deadpeer.values import NS_PER_S, Now
 from .clocks import FencedClock, LeaseClock, clock
 from .cluster_config import ClusterOptions
 from .control import Reply
-from .errors import ConfigError
+from .errors import ConfigError, StartError
 from .etcd import EtcdStore
 from .forwarding import Forwarding
 from .lives import EpochFile, Fatal, Lives, Site, machine
+from .process import places
 from .runtime import Runtime
 from .sockets import UdpSockets
 
 RETRY_S = 1.0
-"""How soon the epoch is written again after the disk refused it."""
+"""How soon something is tried again: the epoch is written after the disk refused it, say."""
 LEAVE_S = 1.0
 """How long etcd gets to take our lease back."""
 ROTATE_S = 60.0
@@ -104,6 +105,7 @@ class ClusterMember:
         self._left = asyncio.Event()
         self._stepping = False
         self._leaving = False
+        self._not_before_s = 0.0
 
     def start(self, runtime: Runtime, stack: AsyncExitStack) -> None:
         """Begin to join; `stack` undoes it. Raises ConfigError if the address to forward to can't be had."""
@@ -154,6 +156,7 @@ class ClusterMember:
         if secrets is None or not self.core_clock.open:
             return Reply(False, "this member has no lease; try again when it has one")
         done: asyncio.Future[None] = self._loop.create_future()
+        self._rotating = [each for each in self._rotating if not each[2].done()]
         self._rotating.append((kind, secrets.of(kind)[0].number, done))
         self._membership.rotate(self._clock(), time.time(), kind)
         self._drain()
@@ -220,7 +223,13 @@ class ClusterMember:
             if isinstance(item, Replied) and item.number == self._revoke:
                 self._left.set()
             return
-        self._membership.handle(self._clock(), time.time(), item)
+        try:
+            self._membership.handle(self._clock(), time.time(), item)
+        except Exception as error:
+            # A mistake of ours, perhaps about a record that nobody expected. Without a timer that is set anew
+            # this member would be fenced for good; and a deadline in the past must not make the loop spin.
+            self._confess("membership", error)
+            self._not_before_s = self._loop.time() + RETRY_S
         self._drain()
 
     def _drain(self) -> None:
@@ -233,6 +242,10 @@ class ClusterMember:
                 self._obey(output)
         except ConfigError as error:
             self._around.fatal(error)
+        except Exception as error:
+            # It might hold its lease, and serve nobody: somebody has to start it anew.
+            self._confess("cluster", error)
+            self._around.fatal(StartError("internal error, of which the log says where; please report it"))
         finally:
             self._stepping = False
         self.core_clock.enter()
@@ -269,7 +282,8 @@ class ClusterMember:
         self._timer = self._fence_timer = None
         now_ns = self._clock()
         if (due := self._membership.deadline()) is not None:
-            self._timer = self._loop.call_later(max(0, due - now_ns) / NS_PER_S, self._step, None)
+            at_s = max(self._loop.time() + (due - now_ns) / NS_PER_S, self._not_before_s)
+            self._timer = self._loop.call_at(at_s, self._step, None)
         until_ns = self._membership.fence.until_ns
         if until_ns is not None and until_ns > now_ns:
             left_s = (until_ns - now_ns) / NS_PER_S
@@ -387,6 +401,10 @@ class ClusterMember:
             self._adopting.cancel()
         if self._etcd is not None:
             self._etcd.close()
+
+    def _confess(self, during: str, error: Exception) -> None:
+        fields: dict[str, Field] = {"during": during, "error": type(error).__name__}
+        self._report("internal_error", fields | {"at": list(places(error.__traceback__))}, "warning")
 
     def _report(self, kind: str, fields: Mapping[str, Field], level: Any = "notice") -> None:
         self._around.report(clock(), Event(kind, dict(fields), level))

@@ -159,5 +159,5 @@ def _read_epochs(store: Store) -> dict[str, int]:
     return found
 
 
-Fatal = Callable[[ConfigError], None]
+Fatal = Callable[[StartError], None]
 """Ends the gateway with this error."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ WEIGHTS: dict[Side, int] = {"alice": 4, "bob": 1}
 RSS_BOUND_MB = 20.0
 RECOVERY_BOUND_MS = 1000.0
 SETTLE_S = 1.5
+SETTLE_AT_MOST_S = 30.0
 
 Counters = Mapping[str, Mapping[str, int]]
 
@@ -60,9 +62,13 @@ class FloodResult:
 
 
 async def run_flood(
-    options: LabOptions, count: int, per_s: int, progress: Callable[[int], None]
+    options: LabOptions, count: int, per_s: int, progress: Callable[[int], None], slack: float = 1.0
 ) -> FloodResult:
-    """Send `count` datagrams to Alice, `per_s` a second; Bob crashes half-way. Raises LabError."""
+    """Send `count` datagrams to Alice, `per_s` a second; Bob crashes half-way. Raises LabError.
+
+    `slack`: so many times the bound of the recovery is allowed; with more than 1 the kernel may drop what
+    this machine has no time for, and counts it.
+    """
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(
             open_session(replace(options, capture=CAPTURE, strangers=True), Silent())
@@ -87,12 +93,12 @@ async def run_flood(
         await asyncio.wait([asyncio.create_task(halfway.wait()), finished], return_when="FIRST_COMPLETED")
         crashed = await crash(session)
         await finished
-        await asyncio.sleep(SETTLE_S)
+        await _settle(session, before, sent)
         await _still_flowing(session)
         after, rss_after = await _counters(session), _rss_mb(session.peers["alice"].pid)
         checks = [
-            *_recovery_checks(session, crashed.result),
-            *_accounting(before, after, sent[0], _heard(session)),
+            *_recovery_checks(session, crashed.result, slack),
+            *_accounting(before, after, sent[0], _heard(session), paced=slack == 1.0),
             (
                 "memory of the flooded gateway",
                 rss_after - rss_before <= RSS_BOUND_MB,
@@ -127,14 +133,14 @@ async def _launch_flood(
     return await launch("the garbage", [sys.executable, "-m", "deadpeer.lab.garbage", str(path)], take)
 
 
-def _recovery_checks(session: Session, run: RunResult) -> list[tuple[str, bool, str]]:
+def _recovery_checks(session: Session, run: RunResult, slack: float) -> list[tuple[str, bool, str]]:
     events = list(session.recording.events)
     verdicts = [e for e in events if e.side == "alice" and e.kind == "verdict"]
     errors = [e for e in events if e.kind == "internal_error"]
-    recovered = run.ok and run.recover_ms is not None and run.recover_ms <= RECOVERY_BOUND_MS
+    recovered = run.ok and run.recover_ms is not None and run.recover_ms <= RECOVERY_BOUND_MS * slack
     return [
         (
-            "the crashed gateway is recovered by QCD within a second",
+            f"the crashed gateway is recovered by QCD within {RECOVERY_BOUND_MS * slack / 1000:g} s",
             recovered,
             f"{run.recover_ms:.0f} ms" if run.recover_ms is not None else str(run.failure),
         ),
@@ -143,7 +149,9 @@ def _recovery_checks(session: Session, run: RunResult) -> list[tuple[str, bool, 
     ]
 
 
-def _accounting(before: Counters, after: Counters, sent: int, heard: int) -> list[tuple[str, bool, str]]:
+def _accounting(
+    before: Counters, after: Counters, sent: int, heard: int, *, paced: bool
+) -> list[tuple[str, bool, str]]:
     """Every datagram is counted: by the kernel or as received, and then under the one reason of its end.
 
     `heard` IKE messages came from the peer meanwhile: those that an SA took ended without a reason.
@@ -152,11 +160,12 @@ def _accounting(before: Counters, after: Counters, sent: int, heard: int) -> lis
     by_kernel = _grown(before, after, "udp", "kernel_dropped")
     ended = ends(after) - ends(before)
     missing = received - ended
+    pacing = "the kernel drops nothing (pacing)" + ("" if paced else ", not judged here")
     return [
-        ("the kernel drops nothing (pacing)", by_kernel == 0, f"{by_kernel} dropped by the kernel"),
+        (pacing, by_kernel == 0 or not paced, f"{by_kernel} dropped by the kernel"),
         (
             "every datagram is counted under a reason",
-            received >= sent and 0 <= missing <= heard,
+            received + by_kernel >= sent and 0 <= missing <= heard,
             f"{sent} sent, {received} received, {ended} ended under a reason; "
             f"{missing} taken by SAs, of the peer's {heard} IKE messages",
         ),
@@ -192,6 +201,16 @@ async def _counters(session: Session) -> Counters:
     answer = await asyncio.to_thread(call, peer.files.control, "counters")
     counters: Counters = answer["data"]["counters"]
     return counters
+
+
+async def _settle(session: Session, before: Counters, sent: Sequence[int]) -> None:
+    """Wait for the datagrams under way: until all have come, or were dropped, or the time is over."""
+    end = time.monotonic() + SETTLE_AT_MOST_S
+    arrived = 0
+    while arrived < sent[0] and time.monotonic() < end:
+        await asyncio.sleep(SETTLE_S)
+        after = await _counters(session)
+        arrived = sum(_grown(before, after, "udp", name) for name in ("received", "kernel_dropped"))
 
 
 async def _still_flowing(session: Session) -> None:

@@ -58,9 +58,12 @@ def plan(count: int, seed: int) -> list[Kill]:
 
 
 async def run_kills(
-    options: LabOptions, kills: list[Kill], progress: Callable[[KillOutcome], None]
+    options: LabOptions, kills: list[Kill], progress: Callable[[KillOutcome], None], slack: float = 1.0
 ) -> list[KillOutcome]:
-    """Carry them out on one pair of gateways. Raises LabError, naming the kill, if traffic stays away."""
+    """Carry them out on one pair of gateways.
+
+    Raises LabError, naming the kill, if traffic stays away for `slack` times RECOVERY_BOUND_S.
+    """
     outcomes: list[KillOutcome] = []
     async with open_session(options, Silent()) as session:
         await build(session)
@@ -69,7 +72,7 @@ async def run_kills(
             recovery_s = None
             # The next one waits for the recovery only if it is to come after it.
             if following is None or following.moment == "flowing":
-                recovery_s = await _recovery(session, kill, ready_ns)
+                recovery_s = await _recovery(session, kill, ready_ns, RECOVERY_BOUND_S * slack)
             outcomes.append(KillOutcome(kill, recovery_s))
             progress(outcomes[-1])
     return outcomes
@@ -93,12 +96,10 @@ async def _carry_out(session: Session, kill: Kill) -> int:
     return await session.restart(kill.side)
 
 
-async def _recovery(session: Session, kill: Kill, ready_ns: int) -> float:
+async def _recovery(session: Session, kill: Kill, ready_ns: int, bound_s: float) -> float:
     traffic = session.recording.traffic
     what = f"recovery from kill {kill.number} ({kill.side}, {kill.moment})"
-    replied_ns = await session.wait_for(
-        what, lambda: traffic.first_round_trip_after(ready_ns), RECOVERY_BOUND_S
-    )
+    replied_ns = await session.wait_for(what, lambda: traffic.first_round_trip_after(ready_ns), bound_s)
     return max(0.0, (replied_ns - ready_ns) / 1e9)
 
 

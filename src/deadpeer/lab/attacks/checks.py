@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from deadpeer.crash.options import CrashOptions
 from deadpeer.lab.attacks.catalogue import Scenario
@@ -85,7 +86,7 @@ def _health(seen: Observed) -> Iterator[Check]:
 
 def _beside(scenario: Scenario, seen: Observed) -> Iterator[Check]:
     packets, octets = seen.sent
-    yield Check("shots", "at least 100", str(packets), packets >= 100)
+    yield _at_least("shots", packets, 100)
     if scenario.blind:
         sent = seen.blind_shots.number("sent")
         believed = sum(_counted(seen.blind_counters, side, name) for side in _SIDES for name in _TAKEN_UP)
@@ -151,6 +152,7 @@ def _cost(seen: Observed) -> Iterator[Check]:
             f"at most {CPU_MS_PER_SHOT:g} ms",
             f"{each_ms:.3f} ms",
             each_ms <= CPU_MS_PER_SHOT,
+            timed=True,
         )
 
 
@@ -159,7 +161,7 @@ def _cost(seen: Observed) -> Iterator[Check]:
 
 def _in_the_middle(seen: Observed) -> Iterator[Check]:
     packets, _ = seen.sent
-    yield Check("datagrams forged, dropped or delayed", "at least 1", str(packets), packets > 0)
+    yield _at_least("datagrams forged, dropped or delayed", packets)
     dropped = seen.mischief.get("dropped ESP", 0) + seen.mischief.get("dropped everything", 0)
     yield _lost(seen, dropped)
 
@@ -174,13 +176,13 @@ def _special(scenario: Scenario, seen: Observed) -> Iterator[Check]:
             yield from _enumerated(seen)
         case "forge-token":
             guesses = alice.get("token_mismatch", 0)
-            yield Check("guesses that were compared with the real token", "some", str(guesses), guesses > 0)
+            yield _at_least("guesses that were compared with the real token", guesses)
         case "forge-check-spi":
             refused = alice.get("check.bad_cookie", 0)
-            yield Check("denials refused for their cookie", "some", str(refused), refused > 0)
+            yield _at_least("denials refused for their cookie", refused)
         case "replay-token":
             compared = alice.get("token_mismatch", 0)
-            yield Check("old tokens that were compared", "some", str(compared), compared > 0)
+            yield _at_least("old tokens that were compared", compared)
         case "cookie-replay":
             yield from _cookies(seen, alice.get("check.bad_cookie", 0) + alice.get("check.too_late", 0))
         case "steal-ticket":
@@ -189,7 +191,7 @@ def _special(scenario: Scenario, seen: Observed) -> Iterator[Check]:
             yield _at_most("half-open SAs", seen.half_open, HALF_OPEN)
         case "mitm-deny":
             lies = seen.mischief.get("forged denial", 0)
-            yield Check("liveness checks that were denied", "some", str(lies), lies > 0)
+            yield _at_least("liveness checks that were denied", lies)
             yield _at_most("living SAs replaced", len(seen.verdicts), seen.rebuilt)
         case "mitm-nack":
             yield from _contradicted(alice.get("attack_suspected", 0), seen)
@@ -210,12 +212,12 @@ def _enumerated(seen: Observed) -> Iterator[Check]:
 def _cookies(seen: Observed, refused: int) -> Iterator[Check]:
     notes = seen.shots.notes
     home = notes.get("cookies accepted from where they belong", 0)
-    yield Check("CHECK_SPI answers refused", "some", str(refused), refused > 0)
+    yield _at_least("CHECK_SPI answers refused", refused)
     # When half-open SAs die, an address may begin a few without a cookie, whatever it shows.
     free = CROWDED * int(seen.attack.seconds / HALF_OPEN_S)
     elsewhere = notes.get("cookies accepted from elsewhere", 0)
     yield _at_most("cookies of IKE_SA_INIT accepted from elsewhere", elsewhere, free)
-    yield Check("cookies accepted from where they belong", "some", str(home), home > 0)
+    yield _at_least("cookies accepted from where they belong", home)
 
 
 def _theft(seen: Observed) -> Iterator[Check]:
@@ -224,14 +226,14 @@ def _theft(seen: Observed) -> Iterator[Check]:
     yield _at_most("tickets redeemed while their owner did not resume", resumed, 0)
     after = seen.bob_after_crash.get("endpoint", {})
     shown = after.get("ticket.shown", 0)
-    yield Check("half-open SAs of a ticket shown before its owner's", "at least 1", str(shown), shown > 0)
+    yield _at_least("half-open SAs of a ticket shown before its owner's", shown)
     yield _at_most("tickets redeemed in the owner's recovery", after.get("ticket.redeemed", 0), 1)
 
 
 def _contradicted(noticed: int, seen: Observed) -> Iterator[Check]:
     yield _at_most("living SAs condemned", len(seen.verdicts), 0)
     lies = seen.mischief.get("forged NACK", 0)
-    yield Check("contradictions that were noticed", "some", f"{noticed} of {lies} lies", noticed > 0)
+    yield _at_least("contradictions that were noticed", noticed, more=f"of {lies} lies")
 
 
 def _crash(options: LabOptions, crash: Recovery | None) -> Iterator[Check]:
@@ -245,6 +247,7 @@ def _crash(options: LabOptions, crash: Recovery | None) -> Iterator[Check]:
         f"within {bound:.1f} s",
         "never" if seconds is None else f"{seconds:.2f} s",
         seconds is not None and seconds <= bound,
+        timed=seconds is not None,
     )
 
 
@@ -252,13 +255,19 @@ def _lost(seen: Observed, dropped: int) -> Check:
     """Inner packets: what he dropped may be lost, and what this machine had no time for."""
     bound = dropped + seen.starved + max(LOST_AT_LEAST, int(seen.inner_sent * LOST_SHARE))
     why = [f"{dropped} dropped by him"] * bool(dropped) + [f"{seen.starved} starved"] * bool(seen.starved)
-    return _at_most("inner packets lost", seen.inner_lost, bound, ", ".join([f"of {seen.inner_sent}", *why]))
+    more = ", ".join([f"of {seen.inner_sent}", *why])
+    return replace(_at_most("inner packets lost", seen.inner_lost, bound, more), timed=True)
 
 
 def _at_most(what: str, measured: int, bound: int, more: str = "") -> Check:
     return Check(
         what, "none" if bound == 0 else f"at most {bound}", f"{measured} {more}".strip(), measured <= bound
     )
+
+
+def _at_least(what: str, measured: int, bound: int = 1, more: str = "") -> Check:
+    """Something that the attacker had time for, without which nothing would have been shown."""
+    return Check(what, f"at least {bound}", f"{measured} {more}".strip(), measured >= bound, timed=True)
 
 
 def _ratio(what: str, back: int, sent: int) -> Check:

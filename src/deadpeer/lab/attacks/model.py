@@ -29,12 +29,16 @@ class Attack:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must hold: in words, its bound, what was measured."""
+    """One thing that must hold: in words, its bound, what was measured.
+
+    `timed`: whether it does depends also on how fast and how busy the machine is.
+    """
 
     what: str
     bound: str
     measured: str
     holds: bool
+    timed: bool = False
 
     def to_record(self) -> dict[str, Any]:
         return {"what": self.what, "bound": self.bound, "measured": self.measured, "holds": self.holds}
@@ -81,6 +85,16 @@ class AttackResult:
     def ok(self) -> bool:
         """Whether all that must hold held."""
         return not self.failure and bool(self.checks) and all(check.holds for check in self.checks)
+
+    @property
+    def broken(self) -> tuple[Check, ...]:
+        """The checks that do not hold."""
+        return tuple(check for check in self.checks if not check.holds)
+
+    @property
+    def kept(self) -> bool:
+        """Whether all held that does not depend on the machine."""
+        return not self.failure and bool(self.checks) and all(check.timed for check in self.broken)
 
     @property
     def amplification(self) -> float | None:

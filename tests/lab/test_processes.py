@@ -27,7 +27,7 @@ RTT_MS = 40.0
 async def child(module: str, config: str, take: Callable[[Record], None]) -> AsyncIterator[Process]:
     process = await launch(module, [sys.executable, "-m", module, config], take)
     try:
-        await process.expect("ready", 20)
+        await process.expect("ready", 60)
         yield process
     finally:
         await process.stop()
@@ -35,7 +35,7 @@ async def child(module: str, config: str, take: Callable[[Record], None]) -> Asy
 
 def udp(host: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.settimeout(5)
+    sock.settimeout(60)
     sock.bind((host, port))
     return sock
 
@@ -95,7 +95,7 @@ def test_the_relay_outlives_a_dead_bob_and_loses_what_it_is_told_to(tmp_path: Pa
     asyncio.run(story())
 
 
-async def eventually(look: Callable[[], bool], timeout_s: float = 20) -> None:
+async def eventually(look: Callable[[], bool], timeout_s: float = 60) -> None:
     end = time.monotonic() + timeout_s
     while not look():
         assert time.monotonic() < end, "it never happened"
@@ -104,7 +104,7 @@ async def eventually(look: Callable[[], bool], timeout_s: float = 20) -> None:
 
 def unix(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    sock.settimeout(5)
+    sock.settimeout(60)
     sock.bind(path)
     return sock
 
@@ -143,11 +143,11 @@ def test_a_child_that_ends_is_told_with_its_last_words() -> None:
         records: list[Record] = []
         process = await launch("the mouse", [sys.executable, "-c", code], records.append)
         with pytest.raises(LabError, match=r"the mouse ended unexpectedly.*out of cheese"):
-            await process.expect("ready", 20)
+            await process.expect("ready", 60)
         assert records == [{"event": "hello"}]
         assert await process.wait() == 0
         with pytest.raises(LabError, match="ended unexpectedly"):
-            await process.expect("ready", 20)
+            await process.expect("ready", 60)
         await process.stop()
 
     asyncio.run(story())
@@ -162,7 +162,7 @@ def test_stopping_kills_what_does_not_end_and_only_that() -> None:
             "time.sleep(60)\n"
         )
         deaf = await launch("deaf", [sys.executable, "-c", code])
-        await deaf.expect("up", 20)
+        await deaf.expect("up", 60)
         await deaf.stop(timeout_s=0.1)
         assert not deaf.running
 

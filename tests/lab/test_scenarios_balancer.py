@@ -50,12 +50,12 @@ class Place:
     def _socket(self, stack: ExitStack, host: str) -> socket.socket:
         made = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         made.bind((host, self.port))
-        made.settimeout(5)
+        made.settimeout(60)
         return made
 
     def _end(self) -> None:
         self._process.terminate()
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=60)
 
     def tell(self, command: str) -> dict[str, Any]:
         assert self._process.stdin is not None

@@ -114,9 +114,23 @@ def test_a_packet_of_the_others_child_reaches_it_at_its_own_address() -> None:
 def test_what_can_not_be_handed_over_is_dropped_and_counted() -> None:
     async def work(one: Member, two: Member) -> None:
         packet = one.arrives(two)
-        one.view = View(1, one.view.members, {1: LeaseRecord(1, "machine 1", "", 1)})
-        assert one.forwarding.route(NOW, packet)
-        assert one.forwarding.counters == {"not_sent: no address": 1}
+        nowhere = [
+            "",
+            "192.0.2.1",
+            "192.0.2.1:0",
+            "192.0.2.1:65536",
+            "192.0.2.1:-1",
+            "gw.example:4501",
+            ":4501",
+        ]
+        for text in nowhere:
+            one.view = View(1, one.view.members, {1: LeaseRecord(1, "machine 1", text, 1)})
+            assert one.forwarding.route(NOW, packet)
+        assert one.forwarding.counters == {"not_sent: no address": len(nowhere)}
+        one.forwarding.counters.clear()
+        one.view = View(1, one.view.members, {1: LeaseRecord(1, "machine 1", "[2001:db8::1]:4501", 1)})
+        assert one.forwarding.route(NOW, packet)  # of the other family
+        assert one.forwarding.counters == {"not_sent: socket": 1}
         one.forwarding.over()
         assert not one.forwarding.route(NOW, packet)  # between lives there is nothing to tell by
 

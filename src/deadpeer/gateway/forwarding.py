@@ -118,6 +118,7 @@ def _address(text: str) -> Address | None:
     """What a member's lease says; none if it takes no forwarded datagrams."""
     host, _, port = text.rpartition(":")
     try:
-        return Address(str(ip_address(host.removeprefix("[").removesuffix("]"))), int(port))
+        address = Address(str(ip_address(host.removeprefix("[").removesuffix("]"))), int(port))
     except ValueError:
         return None
+    return address if 0 < address.port < 65536 else None

@@ -71,6 +71,7 @@ def test_an_attack_alone_as_json() -> None:
         check=False,
     )
     document = json.loads(done.stdout)
+    assert "attacks" in document, done.stderr
     (one,) = document["attacks"]
     assert (document["runs"], one["name"], one["method"], one["seed"]) == ([], "mitm-blackout", "liveness", 1)
     assert one["checks"]

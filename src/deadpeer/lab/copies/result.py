@@ -30,7 +30,8 @@ class Presented:
 @dataclass(frozen=True, slots=True)
 class CopiesResult:
     """One run. `sold`: tokens (with SIR denials) of SAs that lived at their owner when it was said, of which
-    `to_asker` went to the asker's own address. `died_while_asked`: living SAs that clients gave up meanwhile.
+    `to_asker` went to the asker's own address. `died_besides`: living SAs that clients gave up, and not
+    for what was presented: while attackers asked, for one.
 
     `back_ms`: from a gateway's death until the slowest of its clients was back.
     """
@@ -39,7 +40,7 @@ class CopiesResult:
     asked: int
     sold: int
     to_asker: int
-    died_while_asked: int
+    died_besides: int
     presented: tuple[Presented, ...]
     back_ms: float | None = None
     verdicts: tuple[str, ...] = ()
@@ -69,7 +70,7 @@ class CopiesResult:
             "asked_by_attackers": self.asked,
             "said_of_living_sas": self.sold,
             "said_to_the_asker": self.to_asker,
-            "living_sas_given_up_while_asked": self.died_while_asked,
+            "living_sas_given_up_besides": self.died_besides,
             "living_sas_given_up_for_what_was_presented": self.died,
             "attacks_noticed": self.noticed,
             "presented": [asdict(one) for one in self.presented],

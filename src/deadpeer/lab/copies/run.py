@@ -18,8 +18,10 @@ BUY_S = 8.0
 """So long he tries to buy: gateways answer strangers at a limited rate."""
 QUERY_S = 3.0
 """So long he waits for a client's question."""
-JUDGE_S = 1.0
-"""So long he waits for what comes of what he presented."""
+TOKEN_S = 10.0
+"""So long he waits at most for what comes of a token."""
+DENIAL_S = 1.5
+"""The same of a denial, after which nothing may happen at all; a window is open for two round trips."""
 BACK_S = 20.0
 """So long is waited for traffic, and for verdicts about a gateway that is dead."""
 
@@ -27,31 +29,36 @@ BACK_S = 20.0
 async def run_copies(plan: CopiesPlan, say: Say) -> CopiesResult:
     """Start the copies and do all of it. Raises LabError if it can't even begin."""
     async with open_copies(plan, say) as copies:
-        asked, died = await _ask(copies)
+        began_ns = time.monotonic_ns()
+        asked = await copies.ask(plan.ask_s)
+        await _calm(copies)
         sold, to_asker = count_said(copies.truth, copies.truth.said)
-        say(f"asked {asked} times: {sold} answers that speak of a living SA as lost; {died} SAs died of it")
+        say(f"asked {asked} times: {sold} answers that speak of a living SA as lost")
         presented = [one for _ in range(plan.rounds) for one in await _present(copies)]
-        say(f"presented {len(presented)} times: {sum(one.died for one in presented)} living SAs given up")
-        failure = None if presented else "nothing could be presented: no gateway gave anything"
+        died = sum(one.died for one in presented)
+        say(f"presented {len(presented)} times: {died} living SAs given up")
+        now_ns = time.monotonic_ns()
+        every = sum(len(given_up(c.events, copies.truth, began_ns, now_ns)) for c in copies.clients)
         back_ms, verdicts = await _kill(copies)
-        say(
-            "a gateway was killed; its clients "
-            + ("are not back" if back_ms is None else f"{back_ms:.0f} ms")
+        say(f"a gateway was killed; its clients were back after {back_ms} ms")
+        return CopiesResult(
+            plan,
+            asked,
+            sold,
+            to_asker,
+            every - died,
+            tuple(presented),
+            back_ms,
+            verdicts,
+            _failure(sold, presented, back_ms),
         )
-        if back_ms is None:
-            failure = failure or "the clients of a gateway that was killed did not come back"
-        return CopiesResult(plan, asked, sold, to_asker, died, tuple(presented), back_ms, verdicts, failure)
 
 
-async def _ask(copies: Copies) -> tuple[int, int]:
-    """Have strangers ask every gateway about every living SA; (questions, living SAs given up)."""
-    began_ns = time.monotonic_ns()
-    asked = await copies.ask(copies.plan.ask_s)
-    await _calm(copies)
-    died = sum(
-        len(given_up(client.events, copies.truth, began_ns, time.monotonic_ns())) for client in copies.clients
-    )
-    return asked, died
+def _failure(sold: int, presented: list[Presented], back_ms: float | None) -> str | None:
+    """What kept something from being measured."""
+    if sold and not presented:
+        return "what gateways gave could not be had again"
+    return "the clients of a gateway that was killed did not come back" if back_ms is None else None
 
 
 async def _calm(copies: Copies) -> None:
@@ -80,7 +87,7 @@ async def _with_token(copies: Copies, client: int) -> Presented | None:
         return None
     at_ns = time.monotonic_ns()
     copies.thief.present(client, dead(pair, spi, tokens))
-    return await _what_came(copies, client, "a token bought at another gateway", at_ns)
+    return await _what_came(copies, client, "a token bought at another gateway", at_ns, TOKEN_S)
 
 
 async def _with_old_denial(copies: Copies, client: int) -> Presented | None:
@@ -92,7 +99,7 @@ async def _with_old_denial(copies: Copies, client: int) -> Presented | None:
     at_ns = time.monotonic_ns()
     copies.thief.present(client, hint(pair, spi))
     copies.thief.present(client, denial)
-    return await _what_came(copies, client, "a denial bought at another gateway", at_ns)
+    return await _what_came(copies, client, "a denial bought at another gateway", at_ns, DENIAL_S)
 
 
 async def _on_the_path(copies: Copies, client: int) -> Presented | None:
@@ -109,7 +116,7 @@ async def _on_the_path(copies: Copies, client: int) -> Presented | None:
         return None
     at_ns = time.monotonic_ns()
     copies.thief.present(client, denial, lane)
-    return await _what_came(copies, client, "her own question, denied by another gateway", at_ns)
+    return await _what_came(copies, client, "her own question, denied by another gateway", at_ns, DENIAL_S)
 
 
 def _aim(copies: Copies, client: int) -> tuple[Pair, str, int]:
@@ -120,11 +127,15 @@ def _aim(copies: Copies, client: int) -> tuple[Pair, str, int]:
     return (*found, (owner + 1) % copies.plan.gateways)
 
 
-async def _what_came(copies: Copies, client: int, how: str, at_ns: int) -> Presented:
-    """Wait for a verdict, and if there is one for traffic; nothing more comes after a while."""
+async def _what_came(copies: Copies, client: int, how: str, at_ns: int, patience_s: float) -> Presented:
+    """Wait for a verdict, or the report of an attack; after a verdict for traffic."""
     daemon, log = copies.clients[client], copies.traffic[client]
-    verdict_ns = await copies.until(lambda: daemon.first("verdict", at_ns), JUDGE_S)
-    back = None
+
+    def decided() -> int | None:
+        return daemon.first("verdict", at_ns) or daemon.first("attack_suspected", at_ns)
+
+    await copies.until(decided, patience_s)
+    verdict_ns, back = daemon.first("verdict", at_ns), None
     if verdict_ns is not None:
         back = await copies.until(lambda: copies.back(verdict_ns, [client]), BACK_S)
     end_ns = time.monotonic_ns()

@@ -25,10 +25,10 @@ class Column:
 
     `asked`: how often attackers asked about living SAs, `told`: how often they, or the client, were told that
     such an SA is lost. `presented`: how often what was bought was presented to the client of the SA, `ended`:
-    how many living SAs that ended, `noticed`: attacks that clients reported; `ended_by_asking`: how many
-    ended while they only asked. `stopped_ms`: for how long that stopped traffic. `back_ms`: when the slowest
-    client of a member that died was back, `lease_s`: how long it takes until anybody may speak for that
-    member. `others_lost`: packets of the other members' clients. `rtt_ms`: of the clients' way.
+    how many living SAs that ended, `noticed`: attacks that clients reported; `ended_besides`: how many ended
+    at other moments, as while they asked. `stopped_ms`: for how long that stopped traffic. `back_ms`: when
+    the slowest client of a member that died was back, `lease_s`: how long it takes until anybody may speak
+    for that member. `others_lost`: packets of the other members' clients. `rtt_ms`: of the clients' way.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Column:
     told: int | None = None
     presented: int | None = None
     ended: int | None = None
-    ended_by_asking: int = 0
+    ended_besides: int = 0
     noticed: int | None = None
     stopped_ms: Spread | None = None
     back_ms: float | None = None
@@ -54,7 +54,7 @@ class Column:
             return ""
         if self.told == 0:
             return "yes" if self.back_ms is not None else "no"
-        return "no" if self.ended or self.ended_by_asking else "harmless"
+        return "no" if self.ended or self.ended_besides else "harmless"
 
 
 TITLES: tuple[tuple[Method, bool, str], ...] = (
@@ -94,7 +94,7 @@ def _alone(title: str, method: Method, found: Sequence[CopiesResult]) -> Column:
         told=one.sold + len(one.presented),
         presented=len(one.presented),
         ended=one.died,
-        ended_by_asking=one.died_while_asked,
+        ended_besides=one.died_besides,
         noticed=one.noticed,
         stopped_ms=Spread.of(each.back_ms for each in one.presented),
         back_ms=one.back_ms,

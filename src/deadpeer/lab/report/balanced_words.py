@@ -130,12 +130,12 @@ def _stand(column: Column) -> Cell:
 
 
 def _ended(column: Column) -> Cell:
-    ended, asking = column.ended or 0, column.ended_by_asking
+    ended, asking = column.ended or 0, column.ended_besides
     tone: Tone = "bad" if ended or asking else "good"
     if column.presented is None:
         return Cell(str(ended), "nothing to present", tone)
     notes = [f"{column.noticed} reported as an attack"] if column.noticed else []
-    notes += [f"{asking} more while they asked"] if asking else []
+    notes += [f"{asking} more besides"] if asking else []
     return Cell(f"{ended} of {column.presented}", "; ".join(notes), tone)
 
 

@@ -402,7 +402,7 @@ def _balanced(report: Report, v: Variant) -> Cell:
     texts = [f"{'with ownership' if c.owned else 'alone'}: {_SUPPORT[c.verdict]}" for c in found]
     notes = [
         f"{'with ownership' if c.owned else 'alone'} {c.told} of {octets(c.asked or 0)} questions about"
-        f" living SAs answered, {(c.ended or 0) + c.ended_by_asking} SAs ended"
+        f" living SAs answered, {(c.ended or 0) + c.ended_besides} SAs ended"
         for c in found
         if c.told is not None
     ]

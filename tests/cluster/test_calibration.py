@@ -240,7 +240,7 @@ def test_a_member_with_a_slow_clock_serves_nobody_until_it_is_good_again() -> No
     world.run(15.0)
     assert kinds(slow)[-1] == "clock_slow"
     [trouble] = [trouble for trouble in slow.troubles if trouble.kind == "clock_slow"]
-    assert trouble.ratio is not None and 0.75 < trouble.ratio < 0.99
+    assert 0.75 < trouble.numbers["ratio"] < 0.99
     assert (slow.serves, slow.over) == (False, 1)
     others = world.members[0].process
     assert others is not None

@@ -24,13 +24,15 @@ Why no token for a living SA can come of it:
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from deadpeer.cluster.calibration import Calibration
 from deadpeer.cluster.fence import Fence
 from deadpeer.cluster.records import Keys, RecordError, View, read_view
 from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer, SecretsError
-from deadpeer.cluster.steps import DOUBT_TTLS, MemberConfig, Self, Step, next_step, rotation_step
+from deadpeer.cluster.steps import DOUBT_TTLS, MemberConfig, Self, Step, doubt_of, next_step, rotation_step
 from deadpeer.cluster.store import (
     Asked,
     Changed,
@@ -105,11 +107,11 @@ class ViewChanged:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something that a person should know of. `ratio`: of our clock's rate to the store's, if that is it."""
+    """Something that a person should know of. `numbers`: by name, what of it a program may want to know."""
 
     kind: str
     why: str
-    ratio: float | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 Output = Asked | PersistEpoch | LifeBegins | LifeOver | SecretsChanged | ViewChanged | Trouble
@@ -276,7 +278,7 @@ class Membership:
         # is over first, and then the lease is given back: our peers need not wait.
         self.counters["clock slow"] += 1
         why = f"it counted {slow.ours_s:.2f} s at most while the store counted {slow.theirs_s} s"
-        self._outputs.append(Trouble("clock_slow", why, round(slow.ratio, 3)))
+        self._outputs.append(Trouble("clock_slow", why, {"ratio": round(slow.ratio, 3)}))
         self._asked = {number: asked for number, asked in self._asked.items() if asked.calibrating}
         self.fence.close()
         if self._me.epoch:
@@ -389,9 +391,7 @@ class Membership:
                 self._tell("member_number_taken", f"another machine is member {self._me.config.number}")
                 self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)
             case "number in doubt":
-                self._tell(
-                    "member_number_in_doubt", "whoever had it may serve until its lease would have ended"
-                )
+                self._tell("member_number_in_doubt", *doubt_of(self.view, self._me))
                 self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)
             case "load secrets":
                 assert step.secrets is not None
@@ -472,12 +472,12 @@ class Membership:
     def _is_asked(self, kind: type[Request]) -> bool:
         return any(isinstance(pending.request, kind) for pending in self._asked.values())
 
-    def _tell(self, kind: str, why: str) -> None:
+    def _tell(self, kind: str, why: str, numbers: Mapping[str, float] = MappingProxyType({})) -> None:
         """Once for each trouble, until it is over."""
         if self._told != (kind, why):
             self._told = (kind, why)
             if kind:
-                self._outputs.append(Trouble(kind, why))
+                self._outputs.append(Trouble(kind, why, numbers))
 
 
 @dataclass(frozen=True, slots=True)

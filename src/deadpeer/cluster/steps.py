@@ -159,8 +159,29 @@ def _may_take(mine: MemberRecord | None, me: Self, known_s: float) -> bool:
     """
     if mine is not None and mine.ended >= mine.registered == me.disk_epoch:
         return True
-    ttl_s = max(me.config.ttl_s, mine.ttl if mine is not None else 0)
-    return known_s >= DOUBT_TTLS * ttl_s
+    return known_s >= _doubt_s(mine, me)
+
+
+def _doubt_s(mine: MemberRecord | None, me: Self) -> float:
+    return DOUBT_TTLS * max(me.config.ttl_s, mine.ttl if mine is not None else 0)
+
+
+def doubt_of(view: View, me: Self) -> tuple[str, dict[str, float]]:
+    """Why our number can't be taken yet, and for how long after the first look at the store, for a person.
+
+    An empty store looks the same whether it is the first start of all, or replaces one that was lost while
+    members served.
+    """
+    mine, number = view.members.get(me.config.number), me.config.number
+    wait_s = round(_doubt_s(mine, me), 1)
+    what = (
+        f"etcd has no record of a member {number}" if mine is None else f"member {number} is not ours by disk"
+    )
+    why = (
+        f"{what}: if etcd was replaced or restored, one of that number may still serve, for a lease at most;"
+        f" waiting {wait_s:g} s since the first look, once"
+    )
+    return why, {"wait_s": wait_s}
 
 
 def _is_over(record: MemberRecord, me: Self, known_s: float) -> bool:

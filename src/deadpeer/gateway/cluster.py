@@ -271,8 +271,8 @@ class ClusterMember:
             case ViewChanged(view=view):
                 if self._ownership is not None:
                     self._ownership.view = view
-            case Trouble(kind=kind, why=why, ratio=ratio):
-                self._report(kind, {"why": why} | ({} if ratio is None else {"ratio": ratio}), "warning")
+            case Trouble(kind=kind, why=why, numbers=numbers):
+                self._report(kind, {"why": why, **numbers}, "warning")
 
     def _arm(self) -> None:
         """The membership's own timer, and one that notices that the fence has closed."""

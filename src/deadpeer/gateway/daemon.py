@@ -157,7 +157,7 @@ class Daemon:
             }
             self._report(clock(), Event("keylog", fields, "warning"))
         if options.faults:
-            text = "gateway.faults is on: who commands it can make SAs vanish, clocks run wrong; for laboratories"
+            text = "gateway.faults is on: commands make SAs vanish and clocks run wrong; for laboratories"
             self._report(clock(), Event("faults", {"text": text}, "warning"))
         endpoint = _alone(site) if member is None else None
         warmed = warm_up(self._config.connections, site.entropy)

@@ -91,8 +91,9 @@ class GatewaySection(Section):
     )
     faults: bool = key(
         False,
-        'For laboratories only: the control socket takes the commands "lose", which makes SAs vanish without a'
-        ' word to anybody, as a fault would, and "clock", which makes a member\'s clock run at another rate.',
+        'For laboratories only: the control socket takes the commands "lose", which makes SAs vanish without'
+        ' a word to anybody, as a fault would, and "clock", which has the clock of a member run at another'
+        " rate.",
         "false",
     )
     log_level: LogLevel = key("info", "Events below this level are not logged.", '"info"')

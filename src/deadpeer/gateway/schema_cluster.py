@@ -70,7 +70,10 @@ class ClusterSection(Section):
         '"250ms"',
     )
     drift: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = key(
-        0.01, "How much faster one member's clock may run than another's or etcd's, as a share.", "0.01"
+        0.01,
+        "How much faster one member's clock may run than another's or etcd's, as a share. A member that finds"
+        " its own slower than that serves nobody.",
+        "0.01",
     )
     forward: bool = key(
         True, "Hand packets of another member's living SAs to that member, and take such packets.", "true"

@@ -138,8 +138,13 @@ class Field:
             stack.push_async_callback(member.stop)
             await member.start()
         known = time.monotonic() + 1.0 + DOUBT_TTLS * plan.lease_s
-        # A number that the store does not know is taken only when no older lease of it can last any more.
-        patience_s = START_TIMEOUT_S + 2 * DOUBT_TTLS * plan.lease_s
+        doubt_s = DOUBT_TTLS * plan.lease_s
+        if not plan.standby:
+            self.say(
+                f"{plan.members} members join; this etcd has never heard of them, so that each waits"
+                f" {doubt_s:g} s: an older lease of its number may still last"
+            )
+        patience_s = START_TIMEOUT_S + 2 * doubt_s
         await asyncio.gather(*(member.ready(patience_s) for member in self.members))
         if plan.standby:
             await self.activate(0)

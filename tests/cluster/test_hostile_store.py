@@ -7,12 +7,15 @@ from collections.abc import Mapping
 
 import pytest
 from tests.cluster.test_membership import up
-from tests.support.cluster import CLUSTER, World
-from tests.support.simstore import SimStore
+from tests.support.cluster import CLUSTER, CLUSTER_KEY, World
+from tests.support.simstore import S, SimStore
 
+from deadpeer.cluster.membership import AGAIN_S, Membership, Trouble
 from deadpeer.cluster.records import Keys, RecordError, read_view
-from deadpeer.cluster.secrets import KeyKind
-from deadpeer.cluster.store import Failed, Grant, Item, Reply, Request, Txn, TxnReply
+from deadpeer.cluster.secrets import KeyKind, Sealer
+from deadpeer.cluster.steps import MemberConfig
+from deadpeer.cluster.store import Asked, Failed, Grant, Item, Replied, Reply, Request, Txn, TxnReply
+from deadpeer.crypto import SeededEntropy
 
 PREFIX = f"/deadpeer/{CLUSTER}/"
 KEYS = Keys(CLUSTER)
@@ -115,3 +118,23 @@ def test_no_value_is_more_than_unreadable(value: bytes) -> None:
     for key in ("member/0", "lease/0", "secrets"):
         with pytest.raises(RecordError):
             read_view(KEYS, 3, [item(key, value)])
+
+
+def test_a_store_that_is_away_for_hours_is_not_told_of_each_time() -> None:
+    """Three endpoints, each with words of its own."""
+    member = Membership(MemberConfig(CLUSTER, 0, "m"), 0, Sealer(CLUSTER_KEY, CLUSTER), SeededEntropy(1))
+    troubles: list[Trouble] = []
+    asked = 0
+    for tick in range(0, 3600 * 4):
+        now_ns = tick * S // 4
+        member.handle(now_ns, 0.0, None)
+        while (output := member.poll()) is not None:
+            if isinstance(output, Asked):
+                asked += 1
+                member.handle(now_ns, 0.0, Replied(output.number, Failed(f"endpoint {asked % 3}: away")))
+            elif isinstance(output, Trouble):
+                troubles.append(output)
+    assert asked > 3600
+    assert {trouble.kind for trouble in troubles} == {"store_unreachable"}
+    assert 1 <= len(troubles) <= 3600 / AGAIN_S + 1
+    assert len({trouble.why for trouble in troubles}) > 1  # but something new is told, if late

@@ -64,6 +64,8 @@ KEEPALIVES = 5
 """In the time of a lease. When the store goes away four fifths of the lease are left at least."""
 REREAD_S = 30.0
 """Everything is read anew at least so often, whatever the watch says."""
+AGAIN_S = 60.0
+"""How often a trouble is told of again, if it has other words by then."""
 
 
 # --- what comes out beside requests ----------------------------------------------------------------
@@ -146,6 +148,7 @@ class Membership:
         self._announcing: set[KeyKind] = set()
         self._leaving = False
         self._told: tuple[str, str] = ("", "")
+        self._told_ns = self._now_ns = 0
         self._store: str | None = None
         self._known_ns = 0
         """Since when we have known this store: it is another one after a restore from a backup."""
@@ -165,6 +168,7 @@ class Membership:
 
     def handle(self, now_ns: int, unix_s: float, item: Input | None) -> None:
         """Take in a reply, news of the watch, or (None) that the deadline came."""
+        self._now_ns = now_ns
         match item:
             case Replied(number=number, reply=reply):
                 pending = self._asked.pop(number, None)
@@ -473,9 +477,10 @@ class Membership:
         return any(isinstance(pending.request, kind) for pending in self._asked.values())
 
     def _tell(self, kind: str, why: str, numbers: Mapping[str, float] = MappingProxyType({})) -> None:
-        """Once for each trouble, until it is over."""
-        if self._told != (kind, why):
-            self._told = (kind, why)
+        """Once for each trouble, until it is over; other words for the same one now and then."""
+        again = why != self._told[1] and self._now_ns - self._told_ns >= AGAIN_S * NS_PER_S
+        if kind != self._told[0] or again:
+            self._told, self._told_ns = (kind, why), self._now_ns
             if kind:
                 self._outputs.append(Trouble(kind, why, numbers))
 

@@ -5,6 +5,9 @@ VENV := .venv
 IN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Side by side, by file: most of them wait. JOBS=0 for one after the other, with a debugger for example.
+JOBS ?= 3
+
 # Arguments for lab, test, interop, acceptance and seeds, for example: make lab ARGS="--rtt 100"
 ARGS ?=
 
@@ -20,6 +23,7 @@ export PIP_NO_INPUT := 1
 help:
 	@echo "make lab          crash a gateway and watch the other one find out   (ARGS=\"--help\" shows its options)"
 	@echo "make test         run the tests; those that need root are skipped without it, and say so"
+	@echo "                  (JOBS=3 at a time; ARGS=\"-k name\")"
 	@echo "make check        what CI runs: format, lint, types, import contract, tests"
 	@echo "make interop      the tests with an unmodified strongSwan            (needs root)"
 	@echo "make acceptance   long series of crashes, measured, as a table       (ARGS=--quick for a few)"
@@ -48,7 +52,7 @@ lab: $(READY)
 	@$(IN)/deadpeer lab $(ARGS)
 
 test: $(READY)
-	@$(IN)/python -m pytest -q $(ARGS)
+	@$(IN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 interop: $(READY)
 	@$(IN)/python -m pytest -q -m interop $(ARGS)

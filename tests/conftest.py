@@ -23,6 +23,33 @@ settings.register_profile("ci", settings.get_profile("desk"), derandomize=True)
 settings.load_profile("ci" if IN_CI else "desk")
 
 
+LONGEST_FIRST = (
+    "lab/test_lab.py",
+    "gateway/test_cluster_processes.py",
+    "lab/test_attacks.py",
+    "lab/test_costs.py",
+    "lab/test_scenarios_cluster.py",
+    "gateway/test_processes.py",
+    "interop/test_liveness.py",
+    "gateway/test_standby_processes.py",
+    "interop/test_matrix.py",
+    "lab/test_scenarios.py",
+    "lab/test_report_real.py",
+    "wire/test_properties.py",
+    "interop/test_lifetimes.py",
+    "cluster/test_fleet.py",
+    "crash/test_kills.py",
+)
+"""Where files run side by side: who begins with the long ones does not wait for one at the end."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a process of pytest-xdist, the files that take long come first."""
+    if hasattr(config, "workerinput"):
+        ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: ranks.get("/".join(item.path.parts[-2:]), len(ranks)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test that skips itself in CI has failed: what it needs is missing there."""

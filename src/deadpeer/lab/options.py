@@ -25,7 +25,7 @@ LOSSES: tuple[Lost, ...] = ("child", "ike", "all")
 PACKET_INTERVAL_MS = 10.0
 """An inner packet leaves so often."""
 
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 90.0
 """A process of the lab must be ready within this time, seconds."""
 
 LIVENESS_S = 3.0
@@ -116,7 +116,7 @@ class LabOptions:
 
         Generous: it ends a run that hangs; how good a recovery was is for the one who reads the numbers.
         """
-        handshake = 10 + self.rtt_ms / 1000 * 10 + (20 if self.loss else 0)
+        handshake = 30 + self.rtt_ms / 1000 * 10 + (20 if self.loss else 0)
         return (
             handshake
             + (3 * LIVENESS_S if self.method == "liveness" else 0)

@@ -17,7 +17,7 @@ FLOW_S = 0.5
 FLOW_REPLIES = 10
 AFTERWARDS_S = 0.3
 """Traffic goes on so long after the recovery."""
-TUNNEL_TIMEOUT_S = 30.0
+TUNNEL_TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from deadpeer.lab.process import Process, launch, run
 
 __all__ = ["CHARON", "SWANCTL", "Charon", "LogFollower", "require_strongswan", "responder_conf"]
 
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
 
 
 def require_strongswan() -> None:

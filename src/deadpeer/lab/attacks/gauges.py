@@ -17,7 +17,7 @@ from deadpeer.lab.peers import GatewayPeer
 from deadpeer.lab.session import Session
 from deadpeer.lab.sites import SIDES
 
-CALL_TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 90.0
 
 
 def gateway(session: Session, side: Side) -> GatewayPeer:

@@ -53,7 +53,7 @@ LONGEST_S = 300.0
 BLIND_SHARE = 0.25
 """The share of an attack's time in which a forger knows nothing."""
 DOWN_S = 0.5
-RECOVERY_TIMEOUT_S = 20.0
+RECOVERY_TIMEOUT_S = 60.0
 SETTLE_S = 0.3
 RESTLESS_S = 1.0
 """Between two rekeys of a scenario that has them."""

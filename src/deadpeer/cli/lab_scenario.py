@@ -48,11 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cluster.add_argument(
         "--event",
+        action="append",
         choices=(*EVENTS["cluster"], *EVENTS["failover"], "all"),
         help="cluster: a member is killed; stopped and going on; cut off from etcd; all are cut off from each"
         " other; some are drained; a clock is slow within the margin, or beyond it; etcd is down for longer"
         " than the leases, or for less. failover: the active gateway is killed, or stopped and going on; or"
-        " both are told that they are active (default: all of them)",
+        " both are told that they are active. May be given several times (default: all of them)",
     )
 
 
@@ -118,9 +119,9 @@ def _plans(args: argparse.Namespace) -> list[ClusterPlan]:
     )
 
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
-    every = args.event in (None, "all")
+    every = args.event is None or "all" in args.event
     if args.scenario == "failover":
-        happenings = STANDBY_HAPPENINGS if every else (args.event,)
+        happenings = STANDBY_HAPPENINGS if every else tuple(args.event)
         clients = 4 if args.clients is None else args.clients
         plan = ClusterPlan.of_standby(clients, happenings, seed, args.method or "qcd")
         plan.check()
@@ -130,7 +131,7 @@ def _plans(args: argparse.Namespace) -> list[ClusterPlan]:
     left_out |= NEED_FORWARD if args.forward is False else set()
     usual = tuple(happening for happening in HAPPENINGS if happening not in left_out)
     plan = ClusterPlan(
-        happenings=usual if every else (args.event,),
+        happenings=usual if every else tuple(args.event),
         seed=seed,
         forward=args.forward is not False,
         blink_s=args.down,
@@ -156,9 +157,8 @@ def _only(args: argparse.Namespace) -> None:
     failover = args.scenario == "failover"
     if not several:
         only_reboot(args)
-    elif args.event not in (None, "all", *EVENTS[args.scenario]):
-        names = ", ".join(EVENTS[args.scenario])
-        raise LabError(f"--event {args.event}: --scenario {args.scenario} has {names}", usage=True)
+    else:
+        _only_its_own(args.event or (), args.scenario)
     for name, given in (
         ("--attack", args.attack is not None),
         ("--report", args.report is not None),
@@ -182,6 +182,13 @@ def _only(args: argparse.Namespace) -> None:
     ):
         if given:
             raise LabError(f"{name} does not go with --scenario {args.scenario}: leave it out", usage=True)
+
+
+def _only_its_own(events: Sequence[str], scenario: str) -> None:
+    for event in events:
+        if event not in ("all", *EVENTS[scenario]):
+            names = ", ".join(EVENTS[scenario])
+            raise LabError(f"--event {event}: --scenario {scenario} has {names}", usage=True)
 
 
 def _saying(began_s: float) -> Callable[[str], None]:

@@ -11,6 +11,7 @@ import pytest
 from tests.interop.harness.charon import Charon
 from tests.interop.harness.gateway import Gateway
 from tests.interop.harness.netns import Namespace, connect, namespaces
+from tests.interop.harness.traffic import Count, ping
 
 pytestmark = pytest.mark.interop
 
@@ -44,8 +45,8 @@ def test_the_files_of_the_readme_build_a_tunnel_with_strongswan(tmp_path: Path) 
             charon.start()
             charon.load(swanctl)
             gateway.start()
-            done = alice.run("ping", "-n", "-c", "5", "-i", "0.1", "-W", "5", "-I", "10.10.1.1", "10.10.2.1")
-            assert "5 received" in done.stdout, gateway.explain(done.stdout + charon.log()[-3000:])
+            pinged = ping(alice, "10.10.1.1", "10.10.2.1", 5)
+            assert pinged == Count(5, 5), gateway.explain(f"{pinged} {charon.log()[-3000:]}")
             [sa] = gateway.sas()
             [child] = sa["children"]
             assert child["traffic"]["packets_in"] >= 5

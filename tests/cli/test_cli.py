@@ -90,10 +90,10 @@ def control(place: Path) -> Iterator[Path]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
-    ready.wait(10)
+    assert ready.wait(60)
     yield place / "c"
     loop.call_soon_threadsafe(stop.set)
-    thread.join(10)
+    thread.join(60)
     loop.close()
 
 
@@ -104,7 +104,7 @@ def deadpeer(*words: object, **options: Any) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")} | options.pop("env", {}),
-        timeout=60,
+        timeout=150,
         check=False,
         **options,
     )
@@ -149,7 +149,7 @@ def test_help_imports_no_command() -> None:
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         check=False,
-        timeout=60,
+        timeout=150,
     )
     assert done.stderr == "[]\n"
     for name, summary in COMMANDS.items():
@@ -257,7 +257,7 @@ def test_a_missing_capability_is_one_line_and_status_2(
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        timeout=60,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 2, done.stderr
@@ -374,7 +374,7 @@ def test_a_reader_that_leaves_is_no_traceback(control: Path) -> None:
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        timeout=60,
+        timeout=150,
         check=False,
     )
     assert "verdict" in done.stdout

@@ -26,7 +26,7 @@ def run_scenario(*arguments: str, prefix: tuple[str, ...]) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     command = [*prefix, sys.executable, "-m", "tests.plane.tun_scenario", *arguments]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=150, check=False
     )
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)

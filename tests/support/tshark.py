@@ -62,7 +62,7 @@ def read_capture(capture: Path, profile: Path, preferences: Iterable[str] = _PRE
         env={**os.environ, "WIRESHARK_CONFIG_DIR": str(profile)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=True,
     )
     complaints = [line for line in done.stderr.splitlines() if line and "Running as user" not in line]

@@ -73,6 +73,8 @@ class EtcdStore:
         self._terms = _Terms()
         # Keepalives have a thread of their own: nothing that hangs may hold them up.
         self._keeping = _Worker("etcd-keepalive", options, self._carry_out)
+        # Questions that measure our clock hold up nothing, and nothing makes them late.
+        self._measuring = _Worker("etcd-clock", options, self._carry_out)
         self._asking = [_Worker(f"etcd-{number}", options, self._carry_out) for number in range(2)]
         self._turn = 0
 
@@ -86,6 +88,8 @@ class EtcdStore:
                 self._watch = _Watcher(self._options, asked.request, self._deliver)
             case KeepAlive():
                 self._keeping.put(asked)
+            case TimeToLive():
+                self._measuring.put(asked)
             case _:
                 self._turn = (self._turn + 1) % len(self._asking)
                 self._asking[self._turn].put(asked)
@@ -94,7 +98,7 @@ class EtcdStore:
         """Deliver nothing more. Threads end by themselves, and hold up no exit."""
         self._closed = True
         self._end_watch()
-        for worker in (self._keeping, *self._asking):
+        for worker in (self._keeping, self._measuring, *self._asking):
             worker.put(None)
 
     def _end_watch(self) -> None:

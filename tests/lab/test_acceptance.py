@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from deadpeer.lab.acceptance import (
     about_this_run,
     allowing,
     assaults,
+    in_turn,
     markdown,
     table,
 )
@@ -84,7 +86,7 @@ def test_a_short_series_lets_more_pass_and_says_so() -> None:
     assert judge_liveness([result(18, 42)], 2.0)[1]
     assert judge_costs([cost(False, 2000), cost(True, 1900)], 5.0)[1]
     assert not judge_costs([cost(False, 2000), cost(True, 2100)], 5.0)[1]
-    assert FULL.slack == 1
+    assert (FULL.slack, FULL.at_once) == (1, 1), "it measures"
     assert allowing("soon", FULL) == "soon"
 
 
@@ -335,6 +337,25 @@ def test_a_short_series_that_misses_its_bound_goes_on(
     assert seeds == list(range(11, 11 + runs))
     assert [row.holds for row in rows] == [holds]
     assert rows[0].wanted.endswith("recover 4.8 round trips; 5 times that passes here")
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_so_many_run_at_a_time_and_the_rows_keep_their_order(at_once: int) -> None:
+    running: set[int] = set()
+    most = 0
+
+    async def work(number: int) -> int:
+        nonlocal most
+        running.add(number)
+        most = max(most, len(running))
+        for _ in range(10 - number):
+            await asyncio.sleep(0)
+        running.remove(number)
+        return number
+
+    works = [partial(work, number) for number in range(9)]
+    assert asyncio.run(in_turn(works, at_once)) == list(range(9))
+    assert most == at_once
 
 
 def test_each_attack_meets_its_methods() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -54,6 +55,7 @@ RTT_MS = 100.0
 """Of the judged series. What is left above the theoretical values is for processing."""
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,12 @@ class Sizes:
     """Attacks with the other methods that they are about; 0: only with the first."""
     slack: float
     """So many times the bounds of time are allowed: with more than 1 it is not speed that is judged."""
+    at_once: int
+    """So many series, or attacks, at a time: more than one where it is not speed that is judged."""
 
 
-FULL = Sizes(20, 0, 40, 5, 5, 5, 5, 100, 1_000_000, 10_000, 40, 30.0, 5.0, 1.0)
-QUICK = Sizes(2, 3, 2, 1, 1, 1, 1, 5, 10_000, 2000, 15, 2.0, 0.0, 5.0)
+FULL = Sizes(20, 0, 40, 5, 5, 5, 5, 100, 1_000_000, 10_000, 40, 30.0, 5.0, 1.0, 1)
+QUICK = Sizes(2, 3, 2, 1, 1, 1, 1, 5, 10_000, 2000, 15, 2.0, 0.0, 5.0, 3)
 
 JUDGED: dict[str, tuple[str, Bounds, LabOptions]] = {
     "qcd": ("QCD", Bounds(1.8, 4.8), LabOptions("qcd")),
@@ -263,13 +267,12 @@ async def _costs(sizes: Sizes, say: Say) -> list[Row]:
 
 
 async def _attacks(sizes: Sizes, seed: int, say: Say) -> list[Row]:
-    rows = []
-    for attack, method, seconds in assaults(ATTACKS, sizes):
+    async def row(attack: Attack, method: Method, seconds: float) -> Row:
         measured, holds = await _attack(attack, LabOptions(method, seed=seed), seconds, sizes.slack)
-        name = f"attack: {attack.name}, {method}, {seconds:g} s"
-        rows.append(Row(name, attack.promise, measured, holds))
         say(f"{attack.name}, {method}: {measured}")
-    return rows
+        return Row(f"attack: {attack.name}, {method}, {seconds:g} s", attack.promise, measured, holds)
+
+    return await in_turn([partial(row, *assault) for assault in assaults(ATTACKS, sizes)], sizes.at_once)
 
 
 def allowing(wanted: str, sizes: Sizes) -> str:
@@ -304,28 +307,47 @@ async def _root_or_skip(
     return await work()
 
 
+async def in_turn(works: Sequence[Callable[[], Awaitable[T]]], at_once: int) -> list[T]:
+    """What all return, in their order; so many run at a time."""
+    turn = asyncio.Semaphore(at_once)
+
+    async def one(work: Callable[[], Awaitable[T]]) -> T:
+        async with turn:
+            return await work()
+
+    return await asyncio.gather(*map(one, works))
+
+
 async def run_all(sizes: Sizes, seed: int, only: Sequence[str], say: Say) -> list[Row]:
-    """All series, or those named, one after the other: they measure time."""
-    parts: dict[str, Callable[[], Awaitable[list[Row]]]] = {
-        **{name: partial(_judged, name, sizes, seed, say) for name in JUDGED},
-        "lossy": lambda: _lossy(sizes, seed, say),
-        "liveness": lambda: _liveness(sizes, seed, say),
-        "idle": lambda: _idle(sizes, seed, say),
-        "netns": lambda: _root_or_skip("namespaces", require_root, lambda: _netns(sizes, seed, say)),
-        "strongswan": lambda: _root_or_skip(
+    """All series, or those named. One after the other if they measure time."""
+    parts: dict[str, Callable[[Say], Awaitable[list[Row]]]] = {
+        **{name: partial(_judged, name, sizes, seed) for name in JUDGED},
+        "lossy": partial(_lossy, sizes, seed),
+        "liveness": partial(_liveness, sizes, seed),
+        "idle": partial(_idle, sizes, seed),
+        "netns": lambda say: _root_or_skip("namespaces", require_root, lambda: _netns(sizes, seed, say)),
+        "strongswan": lambda say: _root_or_skip(
             "strongSwan", _require_both, lambda: _strongswan(sizes, seed, say)
         ),
-        "kills": lambda: _kills(sizes, seed, say),
-        "garbage": lambda: _garbage(sizes, seed, say),
-        "costs": lambda: _costs(sizes, say),
-        "attacks": lambda: _attacks(sizes, seed, say),
+        "kills": partial(_kills, sizes, seed),
+        "garbage": partial(_garbage, sizes, seed),
+        "costs": partial(_costs, sizes),
+        "attacks": partial(_attacks, sizes, seed),
     }
-    rows: list[Row] = []
-    for name, part in parts.items():
-        if not only or name in only:
-            say(f"== {name}")
-            rows += await part()
-    return rows
+
+    async def run(name: str) -> list[Row]:
+        say(f"== {name}")
+        return await parts[name](lambda text: say(f"{name}: {text}"))
+
+    chosen = [name for name in parts if not only or name in only]
+    beside = [partial(run, name) for name in chosen if name not in ALONE]
+    rows = await in_turn(beside, sizes.at_once)
+    rows += [await run(name) for name in chosen if name in ALONE]
+    return [row for part in rows for row in part]
+
+
+ALONE = ("costs", "attacks")
+"""Parts that nothing else may run beside: the one never waits, the other is a series of series."""
 
 
 PARTS = (

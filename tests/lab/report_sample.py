@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deadpeer.lab.attacks.model import Attack, AttackResult, Check, Cost
 from deadpeer.lab.copies.place import CopiesPlan
-from deadpeer.lab.copies.result import CopiesResult, Presented
+from deadpeer.lab.copies.result import CopiesResult, Moved, Presented
 from deadpeer.lab.costs.model import (
     Baseline,
     Costs,
@@ -75,12 +75,18 @@ def several_case(
     return of_outcome(outcome, (STRIP, Strip("another member's client", STRIP.stretches[:1])), 0)
 
 
+def moved_case(method: Method = "qcd", *, packets_lost: int = 0) -> Case:
+    """A cluster whose balancer leads the clients of a member that lives to others."""
+    return Case("cluster", "moved", method, None, None, 100, packets_lost, 0, 0, asked=50, strips=(STRIP,))
+
+
 def copied(method: Method = "qcd", *, told: int = 16, died: bool = True) -> CopiesResult:
     """Copies of a gateway: two things presented, if anything was told."""
     back_ms = 120.0 if died else None
     presented = tuple(Presented(n, "a token", died, not died, back_ms) for n in range(2 if told else 0))
     plan = CopiesPlan(method, rtt_ms=100.0)
-    return CopiesResult(plan, 320, told, told // 2, 0, presented, 180.0, (PROOF_OF[method],))
+    proofs, moved = (PROOF_OF[method],), Moved(1, 60, 13, 480.0)
+    return CopiesResult(plan, 320, told, told // 2, 0, presented, 180.0, proofs, moved=moved)
 
 
 def measured(
@@ -215,6 +221,7 @@ def report(**changes: object) -> Report:
             lost_case("sir"),
             lost_case("liveness"),
             several_case(happening="takeover"),
+            moved_case(),
             several_case(),
             several_case("sir"),
         ),
@@ -237,6 +244,7 @@ __all__ = [
     "costs",
     "lost_case",
     "measured",
+    "moved_case",
     "report",
     "several_case",
     "variant",

@@ -103,3 +103,4 @@ def test_a_token_bought_at_a_copy_ends_a_living_sa() -> None:
     assert result.sold > 0
     assert [one.died for one in result.presented] == [True]
     assert result.verdicts == ("qcd-token",)
+    assert result.moved is not None and result.moved.given_up == 1

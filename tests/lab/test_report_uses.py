@@ -6,7 +6,16 @@ import json
 from xml.etree import ElementTree
 
 import pytest
-from tests.lab.report_sample import STRIP, copied, lost_case, measured, report, several_case, variant
+from tests.lab.report_sample import (
+    STRIP,
+    copied,
+    lost_case,
+    measured,
+    moved_case,
+    report,
+    several_case,
+    variant,
+)
 
 from deadpeer.lab.options import LabOptions
 from deadpeer.lab.recording import SideEvent
@@ -187,12 +196,14 @@ def test_the_four_use_cases_are_told_in_their_order_with_their_numbers() -> None
     stories = use_stories(report())
     assert [story.use for story in stories] == ["robustness", "reboot", "failover", "cluster"]
     cluster = stories[3]
-    assert [line.label for line in cluster.lines[:2]] == [
+    assert [line.label for line in cluster.lines[:3]] == [
+        "QCD: clients led to another member",
         "QCD: a member killed",
         "QCD: another member's client",
     ]
-    cells = {cell.text.replace("\N{NO-BREAK SPACE}", " ") for cell in cluster.rows[0]}
+    cells = {cell.text.replace("\N{NO-BREAK SPACE}", " ") for cell in cluster.rows[1]}
     assert {"a member killed", "QCD", "2.01 s", "2.10 s", "90", "0"} <= cells
+    assert cluster.rows[0][3].text == "nothing was lost"
     assert "lease of 2 s" in cluster.note
     child = stories[0].rows[0]
     assert child[2].note == "Bob\N{RIGHT SINGLE QUOTATION MARK}s word under protection"
@@ -252,6 +263,12 @@ def test_the_row_is_judged_by_what_was_measured() -> None:
     ]
     back = found["A member dies: its clients are back after"]
     assert back[1] == ("2.10 s", "its lease of 2 s, and 100 ms")
+    assert found["The balancer moves the clients of a member that lives"] == [
+        ("1 living SA ended", "traffic after 480 ms; 13 of 60 packets lost"),
+        ("handed on to it", "0 of 100 packets lost"),
+        ("1 living SA ended", "traffic after 480 ms; 13 of 60 packets lost"),
+        ("\N{EM DASH}", ""),
+    ]
     said_so = " ".join(balanced_words.sentences(report()))
     assert "2 living SAs were dropped" in said_so
     assert "told no tokens of living SAs" in said_so
@@ -264,12 +281,20 @@ def test_the_row_is_judged_by_what_was_measured() -> None:
         ({"copies": (copied(), copied("sir", died=True))}, ["no", "yes", "no", "yes"]),
         ({"copies": ()}, ["", "yes", "", "yes"]),
         ({"cases": ()}, ["no", "", "harmless", ""]),
+        ({"cases": (moved_case(packets_lost=3),)}, ["no", "no", "harmless", ""]),
         (
             {"cases": (several_case(tokens=1), several_case("sir", back=False))},
             ["no", "harmless", "harmless", "no"],
         ),
     ],
-    ids=["copies are silent", "a denial ended one", "no copies", "no etcd", "a cluster that does not hold"],
+    ids=[
+        "copies are silent",
+        "a denial ended one",
+        "no copies",
+        "no etcd",
+        "no death",
+        "a cluster that does not hold",
+    ],
 )
 def test_another_measurement_gives_another_row(changed: dict[str, object], wanted: list[str]) -> None:
     shown = report(**changed)

@@ -97,13 +97,13 @@ class Copies:
             await buyers.stop()
         return sum(buyers.asked.values())
 
-    async def take_out(self, number: int) -> None:
-        """Have the balancer lead to a gateway no more."""
+    async def steer(self, number: int, *, away: bool) -> None:
+        """Have the balancer lead to a gateway no more, or again."""
         if self._balancer is None:
             raise LabError("the balancer was not started")
         waiting = asyncio.ensure_future(self._balancer.expect("serving", 5.0))
         await asyncio.sleep(0)
-        self._balancer.tell(f"out {number}")
+        self._balancer.tell(f"{'out' if away else 'in'} {number}")
         await waiting
 
     async def wait_for(self, what: str, look: Callable[[], T | None], timeout_s: float) -> T:

@@ -28,6 +28,17 @@ class Presented:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """What came of it when the balancer led clients away from a gateway that lives: living SAs that they gave
+    up, packets lost of those sent, and when the slowest had traffic again; None: it did not."""
+
+    given_up: int
+    sent: int
+    lost: int
+    back_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class CopiesResult:
     """One run. `sold`: tokens (with SIR denials) of SAs that lived at their owner when it was said, of which
     `to_asker` went to the asker's own address. `died_besides`: living SAs that clients gave up, and not
@@ -45,6 +56,7 @@ class CopiesResult:
     back_ms: float | None = None
     verdicts: tuple[str, ...] = ()
     failure: str | None = None
+    moved: Moved | None = None
 
     @property
     def died(self) -> int:
@@ -74,6 +86,7 @@ class CopiesResult:
             "living_sas_given_up_for_what_was_presented": self.died,
             "attacks_noticed": self.noticed,
             "presented": [asdict(one) for one in self.presented],
+            "moved": None if self.moved is None else asdict(self.moved),
             "back_after_a_death_ms": self.back_ms,
             "verdicts": list(self.verdicts),
             "ok": self.ok,

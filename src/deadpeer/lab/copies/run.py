@@ -7,7 +7,7 @@ import time
 
 from deadpeer.lab.copies.field import CALM_S, PATIENCE_S, Copies, open_copies
 from deadpeer.lab.copies.place import CopiesPlan
-from deadpeer.lab.copies.result import CopiesResult, Presented, count_said, given_up
+from deadpeer.lab.copies.result import CopiesResult, Moved, Presented, count_said, given_up
 from deadpeer.lab.copies.thief import dead, hint
 from deadpeer.lab.options import LabError
 from deadpeer.lab.scenarios.field import Say
@@ -39,6 +39,8 @@ async def run_copies(plan: CopiesPlan, say: Say) -> CopiesResult:
         say(f"presented {len(presented)} times: {died} living SAs given up")
         now_ns = time.monotonic_ns()
         every = sum(len(given_up(c.events, copies.truth, began_ns, now_ns)) for c in copies.clients)
+        moved = await _move(copies)
+        say(f"the balancer moved clients of a gateway that lives: {moved}")
         back_ms, verdicts = await _kill(copies)
         say(f"a gateway was killed; its clients were back after {back_ms} ms")
         return CopiesResult(
@@ -51,6 +53,7 @@ async def run_copies(plan: CopiesPlan, say: Say) -> CopiesResult:
             back_ms,
             verdicts,
             _failure(sold, presented, back_ms),
+            moved,
         )
 
 
@@ -150,16 +153,33 @@ async def _what_came(copies: Copies, client: int, how: str, at_ns: int, patience
     )
 
 
+async def _move(copies: Copies) -> Moved:
+    """Take a gateway out of the balancer that goes on running; its clients' packets come to others."""
+    number, concerned = _busiest(copies)
+    at_ns = time.monotonic_ns()
+    await copies.steer(number, away=True)
+    found = [await _recovered(copies, client, at_ns) for client in concerned]
+    await asyncio.sleep(CALM_S)
+    end_ns = time.monotonic_ns()
+    await copies.steer(number, away=False)
+    await asyncio.sleep(PATIENCE_S)
+    back = [each[0] for each in found if each is not None]
+    sent, lost = losses([copies.traffic[client] for client in concerned], at_ns, end_ns)
+    return Moved(
+        sum(len(given_up(copies.clients[c].events, copies.truth, at_ns, end_ns)) for c in concerned),
+        sent,
+        lost,
+        round((max(back) - at_ns) / 1e6, 3) if back and len(back) == len(found) else None,
+    )
+
+
 async def _kill(copies: Copies) -> tuple[float | None, tuple[str, ...]]:
     """SIGKILL to the gateway with the most clients; when the slowest of them was back, and their proofs."""
-    owners = [copies.owner(client) for client in range(copies.plan.clients)]
-    number = max(range(copies.plan.gateways), key=owners.count)
+    number, concerned = _busiest(copies)
     at_ns = await copies.gateways[number].kill()
     copies.truth.stopped(number, at_ns, dead=True)
-    await copies.take_out(number)
-    found = [
-        await _recovered(copies, client, at_ns) for client, owner in enumerate(owners) if owner == number
-    ]
+    await copies.steer(number, away=True)
+    found = [await _recovered(copies, client, at_ns) for client in concerned]
     back = [each for each in found if each is not None]
     if len(back) < len(found):
         return None, ()
@@ -176,3 +196,10 @@ async def _recovered(copies: Copies, client: int, at_ns: int) -> tuple[int, str]
     back = await copies.until(lambda: copies.back(verdict_ns, [client]), BACK_S)
     proof = next(e["proof"] for e in daemon.events if e["event"] == "verdict" and e["mono_ns"] == verdict_ns)
     return None if back is None else (back[client], str(proof))
+
+
+def _busiest(copies: Copies) -> tuple[int, list[int]]:
+    """The gateway with the most clients, and these."""
+    owners = [copies.owner(client) for client in range(copies.plan.clients)]
+    number = max(range(copies.plan.gateways), key=owners.count)
+    return number, [client for client, owner in enumerate(owners) if owner == number]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from deadpeer.lab.copies.result import CopiesResult
+from deadpeer.lab.copies.result import CopiesResult, Moved
 from deadpeer.lab.options import Method
 from deadpeer.lab.report.cases import Case
 from deadpeer.lab.report.model import Report, Spread
@@ -46,6 +46,8 @@ class Column:
     lease_s: float | None = None
     others_lost: int | None = None
     rtt_ms: float = 0.0
+    moved: Moved | None = None
+    """What came of it when the balancer led the clients of a member that lives to others."""
 
     @property
     def verdict(self) -> Verdict:
@@ -99,6 +101,7 @@ def _alone(title: str, method: Method, found: Sequence[CopiesResult]) -> Column:
         stopped_ms=Spread.of(each.back_ms for each in one.presented),
         back_ms=one.back_ms,
         rtt_ms=one.plan.rtt_ms,
+        moved=one.moved,
     )
 
 
@@ -106,15 +109,20 @@ def _owned(title: str, method: Method, found: Sequence[Case]) -> Column:
     if not found:
         return Column(title, method, owned=True)
     death = next((case for case in found if case.lost == "kill"), None)
+    moved = next((case for case in found if case.lost == "moved"), None)
+    record = next((case.record for case in found if case.record), {})
     return Column(
         title,
         method,
         owned=True,
-        gateways=int(found[0].record["members"]),
+        gateways=record.get("members"),
         asked=sum(case.asked or 0 for case in found),
         told=sum(case.tokens for case in found),
         ended=sum(case.living_lost for case in found),
         back_ms=None if death is None else death.recover_ms,
-        lease_s=float(found[0].record["lease_s"]),
+        lease_s=record.get("lease_s"),
         others_lost=None if death is None else death.others_lost,
+        moved=None
+        if moved is None
+        else Moved(moved.living_lost, moved.packets_sent, moved.packets_lost, None),
     )

@@ -58,6 +58,11 @@ def rows(report: Report) -> tuple[Row, ...]:
             _ended,
         ),
         row("Traffic stood still for", "each time, from presenting to the next round trip", _stopped),
+        row(
+            "The balancer moves the clients of a member that lives",
+            "it leads to that member no more, which goes on running",
+            _moved,
+        ),
         row("A member dies: its clients are back after", "killed; the slowest client, from its death", _back),
         row(
             f"Packets that the others{S[0]} clients lost",
@@ -144,6 +149,20 @@ def _stopped(column: Column) -> Cell:
     if value is None:
         return EMPTY if column.ended else Cell("not at all")
     return Cell(duration(value.median), span(duration(value.least), duration(value.greatest)))
+
+
+def _moved(column: Column) -> Cell:
+    moved = column.moved
+    if moved is None:
+        return EMPTY
+    lost = f"{moved.lost} of {octets(moved.sent)} packets lost"
+    if not moved.given_up:
+        text = "handed on to it" if column.owned and not moved.lost else "their SAs stay"
+        return Cell(text, lost, "" if moved.lost else "good")
+    back = "not back" if moved.back_ms is None else f"traffic after {duration(moved.back_ms)}"
+    return Cell(
+        f"{moved.given_up} living SA{'' if moved.given_up == 1 else 's'} ended", f"{back}; {lost}", "bad"
+    )
 
 
 def _back(column: Column) -> Cell:

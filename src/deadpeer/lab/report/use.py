@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 
 from deadpeer.lab.copies.place import CopiesPlan
@@ -23,9 +25,10 @@ from deadpeer.lab.report.cases import (
 )
 from deadpeer.lab.result import RunResult
 from deadpeer.lab.runs import Run, run_once
-from deadpeer.lab.scenarios import cluster, failover
+from deadpeer.lab.scenarios import cluster, failover, parting
 from deadpeer.lab.scenarios.field import Field, open_field
-from deadpeer.lab.scenarios.outcome import Client, Outcome
+from deadpeer.lab.scenarios.outcome import Client, Outcome, losses
+from deadpeer.lab.scenarios.parts import PATIENCE_S, victim
 from deadpeer.lab.scenarios.plan import ClusterPlan, Happening
 from deadpeer.lab.trace import IkeSeen, Sighting
 from deadpeer.lab.traffic import TrafficLog
@@ -34,6 +37,8 @@ HAPPENINGS: dict[Happening, Callable[[Field], Awaitable[Outcome]]] = {
     "kill": cluster.kill,
     "freeze": cluster.freeze,
     "cut": cluster.cut,
+    "split": parting.split,
+    "drain": parting.drain,
     "etcd": cluster.etcd,
     "takeover": failover.takeover,
     "stall": failover.stall,
@@ -43,6 +48,8 @@ HAPPENINGS: dict[Happening, Callable[[Field], Awaitable[Outcome]]] = {
 
 BEFORE_MS, AFTER_MS = 400.0, 1000.0
 """So much is shown before the moment from which times count, and after traffic flows again."""
+MOVED_S = 2.0
+"""For so long the balancer leads clients to members that do not have their SAs."""
 LATE_MS = 150.0
 """What takes so much longer than a round trip has waited somewhere."""
 
@@ -111,6 +118,8 @@ async def run_scenario(plan: ClusterPlan) -> list[Case]:
     """A failover or a cluster, to which everything of the plan happens. Raises LabError if it can't begin."""
     cases = []
     async with open_field(plan, lambda _text: None) as field:
+        if plan.forward:
+            cases.append(await _moved(field))
         for happening in plan.happenings:
             counts = [len(client.events) for client in field.clients]
             outcome = await HAPPENINGS[happening](field)
@@ -121,6 +130,36 @@ async def run_scenario(plan: ClusterPlan) -> list[Case]:
 async def run_copies_of(plans: Sequence[CopiesPlan]) -> list[CopiesResult]:
     """Copies of a gateway, beside each other: they mostly wait. Raises LabError if one can't begin."""
     return list(await asyncio.gather(*(run_copies(plan, lambda _text: None) for plan in plans)))
+
+
+async def _moved(field: Field) -> Case:
+    """The balancer leads the clients of a member that lives to others, for a while."""
+    before, member = victim(field)
+    counts = [len(client.events) for client in field.clients]
+    at_ns = time.monotonic_ns()
+    await field.steer(member, away=True)
+    await asyncio.sleep(MOVED_S)
+    end_ns = time.monotonic_ns()
+    await field.steer(member, away=False)
+    await asyncio.sleep(PATIENCE_S)
+    sent, lost = losses([field.traffic[client] for client in before.concerned], at_ns, end_ns)
+    fresh = [client.events[count:] for client, count in zip(field.clients, counts, strict=True)]
+    verdicts = [event for events in fresh for event in events if event["event"] == "verdict"]
+    span = (-BEFORE_MS, (end_ns - at_ns) / 1e6)
+    strip = strip_of("one of its clients", field.traffic[before.concerned[0]], at_ns, span, LATE_MS)
+    return Case(
+        use="cluster",
+        lost="moved",
+        method=field.plan.method,
+        detect_ms=None,
+        recover_ms=None,
+        packets_sent=sent,
+        packets_lost=lost,
+        living_lost=len(verdicts),
+        tokens=len(field.truth.told_of_living(at_ns)),
+        asked=sum((Counter(field.buyers.asked) - before.asked).values()),
+        strips=(strip,),
+    )
 
 
 def _case_of(field: Field, outcome: Outcome, counts: Sequence[int]) -> Case:

@@ -49,6 +49,9 @@ LOST = {
     "kill": "a member killed",
     "freeze": "a member stopped for longer than its lease",
     "cut": "a member cut off from etcd",
+    "split": "members cut off from each other",
+    "drain": "a member drained",
+    "moved": "clients led to another member",
     "etcd": "etcd down for longer than the leases",
     "takeover": "the active one killed",
     "stall": "the active one stopped, goes on later",
@@ -107,7 +110,9 @@ def _story(report: Report, use: Use, cases: Sequence[Case]) -> UseStory:
 def _note(report: Report, use: Use, cases: Sequence[Case]) -> str:
     if use in ("robustness", "reboot"):
         return f"Round trip time {report.rtt_ms:g} ms, a packet every 10 ms; one run of each."
-    first = cases[0].record
+    first = next((case.record for case in cases if case.record), {})
+    if not first:
+        return ""
     where = "a packet every 20 ms from each client, on loopback without a delay"
     timer = "Liveness was not run: whatever happens here, it takes its timer, by default a minute."
     if use == "failover":
@@ -131,6 +136,8 @@ def _lines(case: Case) -> list[Line]:
 
 
 def _flows(case: Case) -> str:
+    if case.recover_ms is None and case.failure is None:
+        return f"{case.packets_lost} packets lost"
     return "did not recover" if case.recover_ms is None else duration(case.recover_ms)
 
 
@@ -141,7 +148,9 @@ def _row(case: Case) -> tuple[Cell, ...]:
         Cell(LOST[case.lost], case.failure or "", "bad" if case.failure else ""),
         Cell(METHODS[case.method]),
         Cell(NONE if case.detect_ms is None else duration(case.detect_ms), _proof(case)),
-        Cell("nothing was lost") if nothing else Cell(_flows(case), "", "" if case.recover_ms else "bad"),
+        Cell("its SA goes on" if case.packets_lost else "nothing was lost")
+        if nothing
+        else Cell(_flows(case), "", "" if case.recover_ms else "bad"),
         Cell(octets(case.packets_lost), f"of {octets(case.packets_sent)}"),
         Cell(str(case.living_lost), "", "bad" if case.living_lost else "good"),
         Cell(str(case.tokens), asked, "bad" if case.tokens else "good"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -30,6 +31,9 @@ def require(directory: Path) -> None:
             f"--report needs {' and '.join(missing)}: pip install 'deadpeer[report]', or use make lab",
             usage=True,
         )
+    # Whatever may be wrong with what draws the page shows now.
+    importlib.import_module("deadpeer.lab.report.page")
+    importlib.import_module("deadpeer.lab.report.markdown")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,20 +10,25 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from tests.deploy.cluster import SHARED, Etcd, member_files
 from tests.deploy.machines import DEPLOY, Lan, Machine, Ping, client_files, ip, lan, needs, until
 
-pytestmark = needs("nginx", "etcd", "etcdctl", "ping", "setpriv")
+MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+pytestmark = [
+    *needs("nginx", "etcd", "etcdctl", "ping", "setpriv"),
+    pytest.mark.skipif(not MODULE.exists(), reason="needs the Debian package libnginx-mod-stream"),
+]
 CONFIG = (DEPLOY / "nginx/stream.conf").read_text()
-NGINX = """\
-load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+NGINX = f"""\
+load_module {MODULE};
 user www-data;
 worker_processes 2;
 worker_shutdown_timeout 1s;
 pid /run/nginx.pid;
 error_log /run/nginx.log info;
-events {
-}
+events {{
+}}
 include /opt/stream.conf;
 """
 ETCDCTL = """\

@@ -125,7 +125,7 @@ def test_a_store_that_is_away_for_hours_is_not_told_of_each_time() -> None:
     member = Membership(MemberConfig(CLUSTER, 0, "m"), 0, Sealer(CLUSTER_KEY, CLUSTER), SeededEntropy(1))
     troubles: list[Trouble] = []
     asked = 0
-    for tick in range(0, 3600 * 4):
+    for tick in range(3600 * 4):
         now_ns = tick * S // 4
         member.handle(now_ns, 0.0, None)
         while (output := member.poll()) is not None:

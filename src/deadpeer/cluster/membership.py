@@ -398,12 +398,13 @@ class Membership:
                 self._tell("member_number_in_doubt", *doubt_of(self.view, self._me))
                 self._read_due_ns = now_ns + int(RETRY_S * NS_PER_S)
             case "load secrets":
-                assert step.secrets is not None
-                if self._begun:
-                    self._me = replace(self._me, secrets=step.secrets)
+                assert step.secrets is not None and self.view.secrets is not None
+                is_same, loaded = step.secrets == self._me.secrets, self.view.secrets.sealed
+                self._me = replace(self._me, secrets=step.secrets, loaded=loaded)
+                if not self._begun:
+                    self._me = replace(self._me, knows=step.secrets.version)
+                elif not is_same:
                     self._outputs.append(SecretsChanged(step.secrets))
-                else:
-                    self._me = replace(self._me, secrets=step.secrets, knows=step.secrets.version)
                 self._owe(now_ns, unix_s)
             case _:
                 assert step.request is not None
@@ -412,7 +413,9 @@ class Membership:
     def _over(self, why: str) -> None:
         self.counters["lives over"] += 1
         self.fence.close()
-        self._me = replace(self._me, epoch=0, secrets=None, knows=0)
+        # The secrets are kept: the store that ended this life may be a backup that lacks them.
+        secrets = self._me.secrets
+        self._me = replace(self._me, epoch=0, knows=0 if secrets is None else secrets.version)
         self._begun = self._persisted = False
         self._outputs.append(LifeOver(why))
         self._read_due_ns = 0

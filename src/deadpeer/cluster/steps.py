@@ -13,6 +13,7 @@ from deadpeer.cluster.records import (
     Keys,
     LeaseRecord,
     MemberRecord,
+    SealedSecrets,
     View,
     write_lease,
     write_member,
@@ -49,6 +50,8 @@ class Self:
     secrets: ClusterSecrets | None = None
     knows: int = 0
     """The version of the secrets that nothing of ours relies on an older one for."""
+    loaded: bytes = field(default=b"", repr=False)
+    """These secrets as they are sealed in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +126,18 @@ def _secrets_step(
         secrets = me.secrets or first_secrets(entropy, unix_s)
         sealed = write_secrets(sealer.seal(secrets, entropy))
         return Step("found secrets", Txn(((keys.secrets, 0),), (Put(keys.secrets, sealed),)))
-    if me.secrets is not None and view.secrets.version < me.secrets.version:
-        # The store was restored from a backup: what we have made things with must not be forgotten.
+    is_new = me.secrets is None or view.secrets.sealed != me.loaded
+    found = sealer.open(view.secrets) if is_new and not _is_older(view.secrets, me.secrets) else None
+    if me.secrets is not None and (
+        _is_older(view.secrets, me.secrets) or (found is not None and _other_founding(found, me.secrets))
+    ):
+        # The store was restored from a backup; or it was lost, and somebody has made first secrets. What we
+        # have made things with must not be forgotten.
         newer = sealer.seal(replace(me.secrets, version=me.secrets.version + 1), entropy)
         put = Put(keys.secrets, write_secrets(newer))
         return Step("put secrets back", Txn(((keys.secrets, view.secrets.revision),), (put,)))
-    if me.secrets is None or view.secrets.version != me.secrets.version:
-        return Step("load secrets", secrets=sealer.open(view.secrets))
+    if me.secrets is None or found is not None:
+        return Step("load secrets", secrets=found)
     if lease.knows != me.knows:
         put = Put(keys.lease(me.config.number), write_lease(own), me.lease)
         return Step("acknowledge secrets", Txn(((put.key, lease.revision),), (put,)))
@@ -138,6 +146,17 @@ def _secrets_step(
         sealed = write_secrets(sealer.seal(me.secrets.activate(), entropy))
         return Step("activate", Txn(((keys.secrets, view.secrets.revision),), (Put(keys.secrets, sealed),)))
     return None
+
+
+def _is_older(sealed: SealedSecrets, ours: ClusterSecrets | None) -> bool:
+    return ours is not None and sealed.version < ours.version
+
+
+def _other_founding(found: ClusterSecrets, ours: ClusterSecrets) -> bool:
+    """Of the same version, and not one key is the same. Of two versions the lower one gives way, else two
+    would put theirs back in turn."""
+    theirs = {key.secret for key in found.keys}
+    return found.version == ours.version and not any(key.secret in theirs for key in ours.keys)
 
 
 def _write_off_step(view: View, keys: Keys, me: Self, known_s: float) -> Step | None:

@@ -255,6 +255,11 @@ class World:
         self._serial = 0
         self._term = 0
         self.violations: list[str] = []
+        self.over_ns: dict[int, int] = {}
+        """When the store last said of a member that no life of it goes on, by number."""
+        self._ended: dict[int, int] = {}
+        """The newest epoch that this store has ever said to be over, by number."""
+        self._of_store = 0
         for number in range(members):
             self.members.append(self.make_member(number, ttl_s))
 
@@ -354,18 +359,28 @@ class World:
                 )
 
     def check(self) -> None:
-        """No member serves in a life that the store says is over."""
+        """What was over once stays over, and no member serves in a life that the store says is over."""
+        if self._of_store != self.store.restored:
+            self._of_store = self.store.restored
+            self._ended.clear()
         for item in self.store.items.values():
-            found = _ended(item.key, item.value)
+            found = _member(item.key, item.value)
             if found is None:
                 continue
-            number, ended = found
+            number, registered, ended = found
+            if ended < self._ended.get(number, 0):
+                self._violated(f"epoch {self._ended[number]} of {number} was over, and is not any more")
+            self._ended[number] = ended
+            if ended == registered and f"/deadpeer/{CLUSTER}/lease/{number}" not in self.store.items:
+                self.over_ns[number] = self.now_ns
             for member in self.members:
                 if member.number != number or member.process is None or member.process.epoch > ended:
                     continue
                 if member.serves:
-                    at_s, epoch = self.now_ns / S, member.process.epoch
-                    self.violations.append(f"{at_s:.3f} s: {number} serves in epoch {epoch}, ended: {ended}")
+                    self._violated(f"{number} serves in epoch {member.process.epoch}, ended: {ended}")
+
+    def _violated(self, what: str) -> None:
+        self.violations.append(f"{self.now_ns / S:.3f} s: {what}")
 
     def _to(self, member: Member, process: Membership | None, item: Input) -> None:
         if process is not None and member.process is process and not member.cut_off:
@@ -382,7 +397,10 @@ def kill(member: Member, name: str) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _ended(key: str, value: bytes) -> tuple[int, int] | None:
-    """Of a member's record: its number, and the newest epoch that is over."""
+def _member(key: str, value: bytes) -> tuple[int, int, int] | None:
+    """Of a member's record: its number, the newest epoch that it has begun, and the newest that is over."""
     what, _, number = key.removeprefix(f"/deadpeer/{CLUSTER}/").partition("/")
-    return (int(number), json.loads(value)["ended"]) if what == "member" else None
+    if what != "member":
+        return None
+    record = json.loads(value)
+    return int(number), record["registered"], record["ended"]

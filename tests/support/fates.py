@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.support.fleet import Client, Fleet, Gateway
@@ -14,7 +14,7 @@ from tests.support.mallory import Mallory
 from tests.support.simstore import S
 
 from deadpeer.cluster.secrets import KeyKind
-from deadpeer.cluster.store import KeepAlive, Range, Txn
+from deadpeer.cluster.store import Item, KeepAlive, Range, Txn
 from deadpeer.crash.options import (
     CrashOptions,
     Method,
@@ -76,7 +76,7 @@ class Fate:
     restores: bool
     story: list[str] = field(default_factory=list)
     befell: Counter[str] = field(default_factory=Counter)
-    backups: list[tuple[int, object]] = field(default_factory=list)
+    backups: list[tuple[int, dict[str, Item]]] = field(default_factory=list)
     drained: set[int] = field(default_factory=set)
     back_s: float = 0.0
     """How long it took at the end until all clients were back."""
@@ -113,12 +113,16 @@ def play(seed: int, sizes: tuple[int, int] = SIZES) -> Fate:
     return fate
 
 
-def befall(fate: Fate, rounds: int = ROUNDS) -> None:
-    """Bring it up, and then one thing after the other."""
+def befall(fate: Fate, rounds: int = ROUNDS, events: Sequence[str] = ()) -> None:
+    """Bring it up, and then one thing after the other. `events`: only these, each as often; all if there are
+    none."""
     fleet, dice = fate.fleet, fate.dice
+    fate.backups.append(fleet.store.backup())
     fleet.up()
+    fate.backups.append(fleet.store.backup())
     fleet.loss = dice.choice([0.0, 0.0, 0.02, 0.1])
-    names, weights = list(EVENTS), [weight for weight, _ in EVENTS.values()]
+    names = list(events or EVENTS)
+    weights = [1 if events else EVENTS[name][0] for name in names]
     for _ in range(rounds):
         for name in dice.choices(names, weights, k=dice.choice([1, 1, 2])):
             EVENTS[name][1](fate)
@@ -139,7 +143,10 @@ def mend(fate: Fate) -> None:
     fleet.walls.clear()
     for ghost in fleet.ghosts:
         ghost.crash()
+    for gateway in fleet.gateways:
+        gateway.watch_delay_s = 0.01
     fleet.heal()
+    fleet.lose_watches()
     for gateway in fleet.gateways:
         gateway.stumbles, gateway.dies_at = False, ""
         if gateway.number in fate.drained:
@@ -427,8 +434,7 @@ def _restore(fate: Fate) -> None:
     if not fate.restores or not fate.backups:
         return
     fate.tell("the store is restored from a backup")
-    fate.fleet.witness.restored_ns = fate.fleet.now_ns
-    fate.fleet.store.restore(fate.dice.choice(fate.backups))  # type: ignore[arg-type]
+    fate.fleet.store.restore(fate.dice.choice(fate.backups))
 
 
 EVENTS: dict[str, tuple[int, Callable[[Fate], None]]] = {

@@ -24,8 +24,9 @@ from deadpeer.wire import (
 
 S = 1_000_000_000
 LATE_NEWS_S = 40.0
-"""So long a member may not have heard of another one's new life: it reads everything anew in 30 s at the
-latest. Then INVALID_SPI (a hint) for a child of it is what docs/cluster.md says can't be helped."""
+"""So long a member may not have heard that another one, of which no life went on, has begun a new one: it
+reads everything anew in 30 s at the latest. Then INVALID_SPI (a hint) for a child of that life is what
+docs/cluster.md says can't be helped."""
 
 Pair = tuple[bytes, bytes]
 
@@ -39,10 +40,12 @@ class Table(Protocol):
 
 
 class Speaker(Protocol):
-    """A member: `table` None if it has no life. `began_ns`: true time."""
+    """A member: `table` None if it has no life. `was_over_ns`: when (true time) none of its lives went on."""
 
     number: int
-    began_ns: int
+
+    @property
+    def was_over_ns(self) -> int | None: ...
 
     @property
     def serves(self) -> bool: ...
@@ -60,8 +63,6 @@ class Witness:
         self.counts: Counter[str] = Counter()
         self.revealed: dict[Pair, int] = {}
         """SPI pairs whose token was told, and when (true time, ns)."""
-        self.restored_ns = -(1 << 62)
-        """When the store was last restored from a backup."""
 
     @property
     def told(self) -> int:
@@ -136,8 +137,9 @@ class Witness:
                 continue
             if member.table.find_by_inbound(int.from_bytes(spi, "big")) is None:
                 continue
-            young = now_ns - max(member.began_ns, self.restored_ns) < LATE_NEWS_S * S
-            if what == "INVALID_SPI" and member is not speaker and (excused or young):
+            over_ns = member.was_over_ns
+            news = over_ns is not None and now_ns - over_ns < LATE_NEWS_S * S
+            if what == "INVALID_SPI" and member is not speaker and (excused or news):
                 self.counts["INVALID_SPI for a child of a life that is news"] += 1
                 continue
             self._violated(now_ns, f"{what} for a living child of {member.number} by {speaker.number}")

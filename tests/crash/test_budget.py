@@ -128,8 +128,11 @@ def test_the_budget_is_the_peer_s_not_the_sa_s_and_survives_rekeys() -> None:
             options=CrashOptions(rebuilds_per_hour=budget),
         )
         attack(pair, "both", 30.0, 0.2, kept=KEPT_BACK)
-        assert pair.alice.kinds().count("ike_sa_up") - 1 == budget
-        assert len(verdicts(pair)) == budget
+        # One that is given up, because Bob was heard after it was begun, was paid for.
+        assert rebuilds(pair) == budget
+        new = pair.alice.kinds().count("ike_sa_up") - 1
+        assert budget - 1 <= new <= budget
+        assert len(verdicts(pair)) == new
         assert "rebuild_refused" in pair.alice.kinds()
 
 

@@ -68,7 +68,9 @@ class ChildSa:
     created_ns: int
     state: ChildState = ChildState.INSTALLED
     deferred: bool = False
-    """Our outbound half waits for the peer (we were the responder of a rekey)."""
+    """Our outbound half waits for the peer's word that it has the child (see `deadpeer.ike.switch`)."""
+    patience_s: float = 0.0
+    """How long it waits after our answer; 0 is without limit: it replaces one that the peer owes a DELETE."""
     successor: int | None = None
     rival: bool = False
     """Made by the peer while our own rekeying of the same child is under way: the nonces will decide."""

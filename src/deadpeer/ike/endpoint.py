@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from deadpeer.crypto import Entropy
 from deadpeer.ike import extension as ext
-from deadpeer.ike import inbound, lifetimes, refusals
+from deadpeer.ike import inbound, lifetimes, refusals, switch
 from deadpeer.ike.child import ChildSa, ChildState
 from deadpeer.ike.commands import Commands
 from deadpeer.ike.connection import Connection, EndpointConfig
@@ -473,6 +473,7 @@ class Endpoint:
             self._env.signal(now, ext.TrafficSilence(sa, child, report.since_ns))
         elif isinstance(report, model.Heard):
             sa.last_traffic_ns = max(sa.last_traffic_ns, report.at_ns)
+            switch.heard(self._env, child)
             self._env.signal(now, ext.TrafficHeard(sa, child, report.at_ns))
         elif isinstance(report, model.PeerMoved):
             if not sa.local_behind_nat:

@@ -19,6 +19,8 @@ class Exchange:
 
     exchange_type: ExchangeType = ExchangeType.INFORMATIONAL
     own: Own = Own.NOTHING
+    doubts: bool = False
+    """Asks whether the peer lives."""
     reason: str = "request"
     """Names the transmission in outputs and events."""
     unknown_deleted: set[bytes] | None = None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from deadpeer.crypto import AuthenticationFailed
 from deadpeer.ike import extension as ext
+from deadpeer.ike import switch
 from deadpeer.ike.collision import Own
 from deadpeer.ike.protection import Opened
 from deadpeer.ike.repeats import Repeats
@@ -111,6 +112,7 @@ def _handle_request(sa: IkeSa, now: Now, header: Header, opened: Opened) -> None
         )
         answer = (Notify(NotifyType.INVALID_SYNTAX),)
     else:
+        switch.word(sa)
         answer = sa.env.lifecycle.respond(now, sa, _inner(header, payloads))
     if sa.is_closed():
         return
@@ -140,6 +142,7 @@ def _answer_again(sa: IkeSa, now: Now, octets: bytes, datagram: Datagram) -> Non
         return
     for packet in stored:
         sa.env.transmit(packet, datagram.local, datagram.remote, "response again")
+    switch.answered_again(sa, now)
 
 
 def _follow_address(sa: IkeSa, now: Now, datagram: Datagram) -> None:

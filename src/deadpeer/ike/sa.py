@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from deadpeer.crypto import IkeKeys, IkeSuite, derive_ike_keys
 from deadpeer.crypto.identity import Identity
 from deadpeer.ike import extension as ext
-from deadpeer.ike import retransmission
+from deadpeer.ike import retransmission, switch
 from deadpeer.ike.child import ChildSa, ChildState
 from deadpeer.ike.collision import Own
 from deadpeer.ike.connection import Connection
@@ -38,6 +38,8 @@ __all__ = ["IkeSa", "IkeState", "delete_payload"]
 IP_UDP_OCTETS = {4: 28, 6: 48}
 MAX_QUEUE = 256
 """Requests that wait for the window; what comes on top is abandoned."""
+ATTEMPTS_IN_VAIN = 3
+"""A request that went out so often without an answer is no packet lost by chance any more."""
 
 
 class IkeSa:
@@ -131,6 +133,13 @@ class IkeSa:
         return self.send.outstanding is not None
 
     @property
+    def in_doubt(self) -> bool:
+        """Whether we wait for an answer that says if the peer lives, or have asked for one in vain."""
+        outstanding, active = self.send.outstanding, self.active
+        asked = active is not None and active.doubts
+        return asked or (outstanding is not None and outstanding.attempts >= ATTEMPTS_IN_VAIN)
+
+    @property
     def resumption(self) -> ext.Resumption | None:
         """What resuming this SA needs; None before it has keys."""
         return ext.Resumption(self.suite, self.sk_d) if self.keys is not None else None
@@ -180,6 +189,8 @@ class IkeSa:
             if payloads is None or self.state is IkeState.CLOSED:
                 continue
             self.active = exchange
+            if exchange.doubts:
+                switch.doubted(self)
             packets = self.seal(exchange.exchange_type, self.send.next_id, False, payloads)
             self.start_request(now, packets, exchange.reason)
 
@@ -201,6 +212,7 @@ class IkeSa:
         self.transmit(outstanding.packets, reason)
         self.backoff = 1 if restart else self.backoff + 1
         retransmission.arm(self, now)
+        switch.doubted(self)
         if self.state is not IkeState.INIT_SENT:
             self.env.signal(
                 now, ext.RequestRetransmitted(self, outstanding.first_sent_ns, outstanding.attempts)
@@ -236,6 +248,10 @@ class IkeSa:
         """Remove a child from the data plane and from this SA."""
         if child.number not in self.children:
             return
+        self._drop_child(now, child, reason, linger_s)
+        switch.reconsider(self.env, child.policy)
+
+    def _drop_child(self, now: Now, child: ChildSa, reason: str, linger_s: float) -> None:
         self.release(child)
         self.env.timers.cancel_all(("child", child.number))
         self.env.plane(RemoveChild(child.number, linger_s))
@@ -273,10 +289,13 @@ class IkeSa:
             return
         was_up = self.established_ns is not None
         replaced = self.state is IkeState.REKEYED
-        for child in list(self.children.values()):
+        children = list(self.children.values())
+        for child in children:
             replaced = len(self.env.table.serving(child.policy)) > 1
             least_s = self.env.config.child_linger_s if replaced else 0.0
-            self.drop_child(now, child, reason, linger_s=max(linger_s, least_s))
+            self._drop_child(now, child, reason, max(linger_s, least_s))
+        for policy in {child.policy for child in children}:  # not before all are gone
+            switch.reconsider(self.env, policy)
         self.state = IkeState.CLOSED
         self.env.timers.cancel_all(self.number)
         self.env.table.remove(self)

@@ -19,8 +19,8 @@ class InstallChild:
     """Install both directions of a child SA.
 
     `spi_in` is ours (peers send to us with it), `spi_out` the peer's. `outbound_now` False defers
-    sending on it until a valid packet came in on it or `ActivateOutbound` says so: the responder of a
-    rekey can't know yet whether its answer has arrived (RFC 7296 section 2.8). Of several active
+    sending on it until a valid packet came in on it or `ActivateOutbound` says so: a responder can't know
+    yet whether its answer has arrived (RFC 7296 section 2.8), and another child serves. Of several active
     children of a policy the one installed last carries the outbound traffic.
     """
 

@@ -38,6 +38,7 @@ from deadpeer.ike.exchanges.child import announce_child
 from deadpeer.ike.exchanges.informational import DeleteChild, DeleteIke
 from deadpeer.ike.extension import Slot
 from deadpeer.ike.sa import IkeSa, IkeState
+from deadpeer.ike.switch import install_in_turn
 from deadpeer.values import Now
 from deadpeer.wire import (
     Authentication,
@@ -225,7 +226,7 @@ def _accept(sa: IkeSa, now: Now, request: Message) -> Sequence[Payload]:
         try:
             choice, _, _ = choose(sa, request, first=True)
             spi_in = sa.env.esp_spi()
-            child = install(sa, now, choice, spi_in, nonces, b"", we_initiated=False)
+            child = install_in_turn(sa, now, choice, spi_in, nonces, b"", at_once=contact)
             payloads += answer_payloads(choice, spi_in, b"", None)
         except ChildError as error:
             sa.env.event(

@@ -27,6 +27,7 @@ from deadpeer.ike.exchanges.informational import DeleteChild, expire_child
 from deadpeer.ike.io import Level
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.ike.selectors import text
+from deadpeer.ike.switch import install_in_turn
 from deadpeer.values import Now
 from deadpeer.wire import ExchangeType, Message, Nonce, Notify, NotifyType, Payload, Protocol, label
 
@@ -353,10 +354,13 @@ def _make(
     nonce_r = sa.env.entropy.octets(NONCE_OCTETS)
     spi_in = sa.env.esp_spi()
     nonces = (nonce_i.data, nonce_r)
-    child = install(
-        sa, now, choice, spi_in, nonces, shared, we_initiated=False,
-        outbound_now=rekeyed is None, policy=rekeyed.policy if rekeyed is not None else None,
-    )  # fmt: skip
+    if rekeyed is None:
+        child = install_in_turn(sa, now, choice, spi_in, nonces, shared)
+    else:
+        child = install(
+            sa, now, choice, spi_in, nonces, shared,
+            we_initiated=False, outbound_now=False, policy=rekeyed.policy,
+        )  # fmt: skip
     return child, answer_payloads(choice, spi_in, nonce_r, key_pair), nonces
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deadpeer.ike import extension as ext
+from deadpeer.ike import switch
 from deadpeer.ike.child import ChildSa, ChildState
 from deadpeer.ike.collision import Decision, Incoming, Own, decide
 from deadpeer.ike.exchange import Exchange, own_request
 from deadpeer.ike.extension import Slot
 from deadpeer.ike.handover import discard, take_over
 from deadpeer.ike.sa import IkeSa, IkeState
-from deadpeer.plane.model import ActivateOutbound
 from deadpeer.values import Now
 from deadpeer.wire import Delete, ExchangeType, Message, Notify, NotifyType, Payload, Protocol
 
@@ -22,6 +22,7 @@ class Probe(Exchange):
     """A liveness check: an empty request (section 2.4)."""
 
     exchange_type = ExchangeType.INFORMATIONAL
+    doubts = True
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -67,6 +68,7 @@ class DeleteChild(Exchange):
                 return None
             if self.child.state is ChildState.INSTALLED:
                 self.child.state = ChildState.DELETING
+            switch.reconsider(sa.env, self.child.policy)
         return (Delete(Protocol.ESP, (self._spi_in.to_bytes(4, "big"),)),)
 
     def response(self, sa: IkeSa, now: Now, answer: Message) -> None:
@@ -95,6 +97,7 @@ class DeleteIke(Exchange):
     def request(self, sa: IkeSa, now: Now) -> Sequence[Payload] | None:
         if sa.state is IkeState.ESTABLISHED:
             sa.state = IkeState.DELETING
+            switch.doubted(sa)
         if self._notify is not None:
             return (Notify(self._notify),)
         return (Delete(Protocol.IKE, ()),)
@@ -183,10 +186,7 @@ def _child_deleted(sa: IkeSa, now: Now, spi: bytes) -> int | None:
     decision = decide(own_request(sa, child), Incoming.DELETE_CHILD)
     state = child.state
     if state is ChildState.REKEYED:
-        successor = sa.children.get(child.successor or 0)
-        if successor is not None and successor.deferred:
-            successor.deferred = False
-            sa.env.plane(ActivateOutbound(successor.number))
+        switch.replaced_child_deleted(sa.env, sa.children.get(child.successor or 0))
         sa.drop_child(now, child, "rekeyed", linger_s=sa.env.config.child_linger_s)
     else:
         # Where another one serves, packets on this one may still be under way.

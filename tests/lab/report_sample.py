@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from deadpeer.lab.attacks.model import Attack, AttackResult, Check, Cost
 from deadpeer.lab.copies.place import CopiesPlan
 from deadpeer.lab.copies.result import CopiesResult, Moved, Presented
@@ -77,7 +79,9 @@ def several_case(
 
 def moved_case(method: Method = "qcd", *, packets_lost: int = 0) -> Case:
     """A cluster whose balancer leads the clients of a member that lives to others."""
-    return Case("cluster", "moved", method, None, None, 100, packets_lost, 0, 0, asked=50, strips=(STRIP,))
+    record = {"members": 2, "clients": 2, "lease_s": 2}
+    case = Case("cluster", "moved", method, None, None, 100, packets_lost, 0, 0, asked=50, record=record)
+    return replace(case, strips=(STRIP,))
 
 
 def copied(method: Method = "qcd", *, told: int = 16, died: bool = True) -> CopiesResult:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
+from collections.abc import Callable
 from xml.etree import ElementTree
 
 import pytest
@@ -17,12 +20,13 @@ from tests.lab.report_sample import (
     variant,
 )
 
-from deadpeer.lab.options import LabOptions
+from deadpeer.lab.options import LabError, LabOptions
 from deadpeer.lab.recording import SideEvent
-from deadpeer.lab.report import balanced_words, words
+from deadpeer.lab.report import balanced_words, collect, words
 from deadpeer.lab.report.balanced import columns
 from deadpeer.lab.report.cases import (
     NO_PAIR,
+    Case,
     Stretch,
     Strip,
     given_up_alive,
@@ -43,6 +47,7 @@ from deadpeer.lab.report.plan import (
     Wanted,
     plan,
 )
+from deadpeer.lab.report.progress import Estimate, PlainTracker
 from deadpeer.lab.report.use_drawing import Line, strips_svg, theft_svg, use_svg
 from deadpeer.lab.report.use_words import use_stories
 from deadpeer.lab.scenarios.plan import ClusterPlan
@@ -104,6 +109,22 @@ def test_one_method_has_its_own_use_cases_only() -> None:
     assert {p.method for t in sir if isinstance(t, ScenarioTask | CopiesTask) for p in t.plans} == {"sir"}
     alone = plan(Wanted(None, (), BASE, QUICK, etcd=True, report=False))
     assert not any(isinstance(t, CaseTask | ScenarioTask | CopiesTask) for t in alone)
+
+
+def test_what_was_measured_is_kept_when_the_rest_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def half(each: ClusterPlan, keep: Callable[[Case], None]) -> None:
+        keep(several_case(each.method))
+        raise LabError("traffic did not happen within 3 s")
+
+    monkeypatch.setattr(collect, "run_scenario", half)
+    task = ScenarioTask((ClusterPlan(happenings=("kill", "cut")),))
+    out = io.StringIO()
+    with PlainTracker(Estimate([(task.title, 1.0)]), out) as shown:
+        collected = asyncio.run(collect.collect([task], shown))
+    assert [case.lost for case in collected.cases] == ["kill"]
+    assert collected.failed == ["cluster by qcd: traffic did not happen within 3 s"]
+    assert not collected.ok
+    assert "FAILED: cluster by qcd" in out.getvalue()
 
 
 # --- what is counted --------------------------------------------------------------------------------
@@ -299,8 +320,7 @@ def test_the_row_is_judged_by_what_was_measured() -> None:
 def test_another_measurement_gives_another_row(changed: dict[str, object], wanted: list[str]) -> None:
     shown = report(**changed)
     assert [column.verdict for column in columns(shown)] == wanted
-    render_html(shown)
-    render_markdown(shown)
+    assert "## Support for load-balancer failover" in render_markdown(shown)
 
 
 def test_the_comparison_has_the_row() -> None:

@@ -150,22 +150,24 @@ def outcome(result: RunResult) -> str:
 
 
 async def _scenarios(task: ScenarioTask, collected: Collected, tracker: Tracker) -> None:
-    """The plans at the same time; what one gave is kept, whatever becomes of another."""
+    """The plans at the same time; what there is is kept, whatever becomes of the rest."""
+    failures = len(collected.failed)
     found = await asyncio.gather(*(_scenario(plan, collected) for plan in task.plans))
     cases = [case for several in found for case in several]
     collected.cases += cases
-    texts = [told(case) for case in cases]
-    ok = all(case.ok for case in cases) and all(found)
-    tracker.done(task.title, "; ".join(texts) or collected.failed[-1], ok=ok)
+    failed = collected.failed[failures:]
+    ok = not failed and all(case.ok for case in cases)
+    tracker.done(task.title, "; ".join([*failed, *map(told, cases)]), ok=ok)
 
 
 async def _scenario(plan: ClusterPlan, collected: Collected) -> list[Case]:
+    cases: list[Case] = []
     try:
-        return await run_scenario(plan)
+        await run_scenario(plan, cases.append)
     except LabError as error:
         name = "failover" if plan.standby else "cluster"
         collected.failed.append(f"{name} by {plan.method}: {error}")
-        return []
+    return cases
 
 
 async def _copies(task: CopiesTask, collected: Collected, tracker: Tracker) -> None:

@@ -114,17 +114,18 @@ def case_of(run: Run, listener: Listener) -> Case:
     )
 
 
-async def run_scenario(plan: ClusterPlan) -> list[Case]:
-    """A failover or a cluster, to which everything of the plan happens. Raises LabError if it can't begin."""
-    cases = []
+async def run_scenario(plan: ClusterPlan, keep: Callable[[Case], None]) -> None:
+    """A failover or a cluster, to which everything of the plan happens; `keep` gets what came of each.
+
+    Raises LabError if something can't be done: nothing happens any more then.
+    """
     async with open_field(plan, lambda _text: None) as field:
         if plan.forward:
-            cases.append(await _moved(field))
+            keep(await _moved(field))
         for happening in plan.happenings:
             counts = [len(client.events) for client in field.clients]
             outcome = await HAPPENINGS[happening](field)
-            cases.append(_case_of(field, outcome, counts))
-    return cases
+            keep(_case_of(field, outcome, counts))
 
 
 async def run_copies_of(plans: Sequence[CopiesPlan]) -> list[CopiesResult]:
@@ -159,6 +160,16 @@ async def _moved(field: Field) -> Case:
         tokens=len(field.truth.told_of_living(at_ns)),
         asked=sum((Counter(field.buyers.asked) - before.asked).values()),
         strips=(strip,),
+        record={
+            "scenario": "cluster",
+            "lost": "moved",
+            "method": field.plan.method,
+            "members": field.plan.members,
+            "clients": field.plan.clients,
+            "lease_s": field.plan.lease_s,
+            "forward": field.plan.forward,
+            "seed": field.plan.seed,
+        },
     )
 
 

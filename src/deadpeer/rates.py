@@ -1,4 +1,5 @@
-"""Token buckets, and tables of them that a flood can neither fill nor use to silence somebody."""
+"""What strangers can cost at most: how large an answer is, how often there is one. Token buckets, and tables
+of them that a flood can neither fill nor use to silence somebody."""
 
 from __future__ import annotations
 
@@ -9,6 +10,10 @@ from ipaddress import IPv4Address, ip_address
 from math import ceil
 
 from deadpeer.values import NS_PER_S
+
+AMPLIFICATION = 3
+"""An answer to a source that may be forged is at most so many times as large as the question, octets of UDP
+payload counted."""
 
 
 @dataclass(frozen=True, slots=True)

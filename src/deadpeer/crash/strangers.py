@@ -25,6 +25,7 @@ from deadpeer.ike.extension import (
     OrphanEsp,
     OrphanRequest,
 )
+from deadpeer.rates import AMPLIFICATION
 from deadpeer.values import Datagram, Now
 from deadpeer.wire import (
     NON_ESP_MARKER,
@@ -36,9 +37,6 @@ from deadpeer.wire import (
     PayloadType,
     encode_message,
 )
-
-AMPLIFICATION = 3
-"""An answer is at most so many times as large as the question, in octets of UDP payload."""
 
 MIN_REQUEST = 57
 """Header 28, SK header 4, IV 8, pad length 1, ICV 16: an empty protected request of our shortest suite."""

@@ -10,12 +10,11 @@ most three times as large as the question.
 from __future__ import annotations
 
 from deadpeer.ike.window import Packets
-from deadpeer.rates import Bucket, Rate
+from deadpeer.rates import AMPLIFICATION, Bucket, Rate
 
 HOME = Rate(5.0, 10.0)
 """To the address of the SA's peer. Retransmissions back off: an honest peer needs fewer."""
 ELSEWHERE = Rate(1.0, 3.0)
-AMPLIFICATION = 3
 
 
 class Repeats:

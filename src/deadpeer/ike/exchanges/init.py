@@ -33,6 +33,7 @@ from deadpeer.ike.exchanges.setup import (
 )
 from deadpeer.ike.refusals import refuse, reply
 from deadpeer.ike.sa import IkeSa, IkeState
+from deadpeer.rates import AMPLIFICATION
 from deadpeer.values import Datagram, Now
 from deadpeer.wire import (
     CertEncoding,
@@ -54,8 +55,6 @@ if TYPE_CHECKING:
 
 NOT_CHOSEN = Notify(NotifyType.NO_PROPOSAL_CHOSEN)
 
-AMPLIFICATION = 3
-"""An answer to a source that may be forged is at most so many times as large as the question."""
 FIXED_OCTETS = 260
 """Of our IKE_SA_INIT response, but for the public value and the names of the CAs."""
 

@@ -10,11 +10,11 @@ from deadpeer.lab.attacks.catalogue import Scenario
 from deadpeer.lab.attacks.model import Check
 from deadpeer.lab.attacks.observed import Counters, Observed, Recovery
 from deadpeer.lab.options import LIVENESS_S, LabOptions, Side
+from deadpeer.rates import AMPLIFICATION
 
 LIMITS = CrashOptions()
 """The lab's gateways run with the defaults."""
 
-AMPLIFICATION = 3.0
 MEMORY_MB = 20.0
 CPU_MS_PER_SHOT = 1.0
 LOST_SHARE = 0.01
@@ -99,7 +99,7 @@ def _beside(scenario: Scenario, seen: Observed) -> Iterator[Check]:
         worst = seen.shots.worst
         yield Check(
             "the largest answer to his own address, by its question",
-            f"at most {AMPLIFICATION:g} times",
+            f"at most {AMPLIFICATION} times",
             f"{worst:.2f} times",
             worst <= AMPLIFICATION,
         )
@@ -272,7 +272,7 @@ def _at_least(what: str, measured: int, bound: int = 1, more: str = "") -> Check
 
 def _ratio(what: str, back: int, sent: int) -> Check:
     ratio = back / sent if sent else 0.0
-    return Check(what, f"at most {AMPLIFICATION:g}", f"{ratio:.3f}", ratio <= AMPLIFICATION)
+    return Check(what, f"at most {AMPLIFICATION}", f"{ratio:.3f}", ratio <= AMPLIFICATION)
 
 
 _SIDES: tuple[Side, Side] = ("alice", "bob")

@@ -95,7 +95,7 @@ def test_a_clock_within_the_margin_is_never_slow(rate: float, way_s: float) -> N
         assert bench.known() <= max(rate, UNMEASURED)
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.985])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.983])
 def test_a_slow_clock_is_found_and_never_counts_as_faster_than_it_is(rate: float) -> None:
     bench = Bench(rate)
     while bench.calibration.slow is None:
@@ -107,12 +107,37 @@ def test_a_slow_clock_is_found_and_never_counts_as_faster_than_it_is(rate: float
     assert bench.known() == UNMEASURED
 
 
-def test_what_the_fence_can_not_bear_is_found_within_a_lease() -> None:
+def test_what_the_fence_could_not_bear_is_found_in_some_seconds_and_not_relied_on_before() -> None:
     """With a lease of 5 s: 4.7 s of a clock that is slower than 0.94 are more than 5 s of the store's."""
-    for rate in (0.935, 0.9, 0.8, 0.5):
+    for rate in (0.935, 0.9, 0.8, 0.76):
         bench = Bench(rate)
-        bench.run(5.5)
-        assert bench.calibration.slow is not None, rate
+        while bench.calibration.slow is None:
+            assert MARGIN.usable_s(5, bench.known()) / rate <= 5
+            bench.next()
+        assert bench.now_s < 11
+
+
+@pytest.mark.parametrize("paused_s", [0.1, 0.2, 0.25])
+@pytest.mark.parametrize("at_s", [0.1, 1.0, 4.0, 30.0, 59.0])
+def test_a_machine_that_is_paused_with_its_clock_for_no_longer_than_the_margin(
+    at_s: float, paused_s: float
+) -> None:
+    bench = Bench()
+    bench.run(at_s)
+    bench.ahead_s -= paused_s
+    bench.run(130)
+    assert bench.calibration.slow is None
+
+
+def test_a_machine_that_is_paused_with_its_clock_for_longer_is_found_out_and_believed_again() -> None:
+    bench = Bench()
+    bench.run(1)
+    bench.ahead_s -= 1.0
+    while bench.calibration.slow is None:
+        bench.next()
+    assert bench.now_s < 7
+    bench.run(10)
+    assert bench.calibration.slow is None
 
 
 def test_more_and_more_is_known_of_a_good_clock() -> None:
@@ -123,8 +148,8 @@ def test_more_and_more_is_known_of_a_good_clock() -> None:
         bench.next()
     assert found[0] == found[1] == UNMEASURED
     assert found == sorted(found)
-    assert found[2] > 0.92
-    assert bench.known() > 0.985
+    assert found[2] > 0.79
+    assert bench.known() > 0.983
     assert [type(question) for question in bench.asked[1:-1]] == [TimeToLive] * (len(SPANS_S) - 1)
 
 
@@ -144,7 +169,7 @@ def test_a_clock_that_slows_down_is_found_and_one_that_is_good_again_is_believed
     began_s = bench.now_s
     while bench.calibration.slow is None:
         bench.next()
-    assert bench.now_s - began_s < 12
+    assert bench.now_s - began_s < 13
     bench.skew(1.0)
     began_s = bench.now_s
     while bench.calibration.slow is not None:
@@ -152,7 +177,7 @@ def test_a_clock_that_slows_down_is_found_and_one_that_is_good_again_is_believed
     assert bench.now_s - began_s < 30
 
 
-@pytest.mark.parametrize("rate", [0.97, 0.98, 0.985])
+@pytest.mark.parametrize("rate", [0.96, 0.97, 0.98])
 def test_a_clock_that_is_a_little_too_slow_is_not_believed_again_and_again(rate: float) -> None:
     """What takes a minute to be seen looks good after some seconds."""
     bench = Bench(rate)
@@ -180,8 +205,9 @@ def test_an_election_says_nothing_about_our_clock_and_forgets_what_was_known() -
     assert bench.known() == UNMEASURED
     assert isinstance(bench.next(), Revoke)
     assert isinstance(bench.next(), Grant)
-    bench.run(10)
-    assert bench.calibration.slow is not None
+    while bench.calibration.slow is None:
+        bench.next()
+    assert bench.now_s < 25
 
 
 def test_a_leader_that_does_not_yet_say_that_it_is_a_new_one() -> None:
@@ -237,7 +263,7 @@ def test_a_member_with_a_slow_clock_serves_nobody_until_it_is_good_again() -> No
     slow = world.members[1]
     assert slow.lives == [1]
     slow.skew(-0.2)
-    world.run(15.0)
+    world.run(17.0)
     assert kinds(slow)[-1] == "clock_slow"
     [trouble] = [trouble for trouble in slow.troubles if trouble.kind == "clock_slow"]
     assert 0.75 < trouble.numbers["ratio"] < 0.99

@@ -10,9 +10,10 @@ and by our clock there have been less than from the grant's sending to the answe
 the grant's answer to the question's sending. So each answer bounds our clock's rate from above, and an answer
 of the same leader from below:
 
-  ours by the answer  /  least of the store's   <  1 - drift       our clock is slow, for certain
-  ours at the question / most of the store's                       so fast it is at least
+  ours by the answer + margin  <  (1 - drift) x least of the store's    our clock is slow, for certain
+  ours at the question / most of the store's                            so fast it is at least
 
+The margin is for a machine that is paused together with its clock for no longer than that: a live migration.
 Slowness is never found where there is none: a late answer, an election or a process that was stopped make
 the first bound weaker, and nothing makes it wrong. A lease that somebody revoked says nothing at all.
 
@@ -42,6 +43,8 @@ FIRST_S = 5
 """A clock that was slow is believed again when it was good for so long, seconds; for four times as long if it
 is found out again soon, as one is that is so little too slow that it takes a minute to see it."""
 SOON_S = 600.0
+ENOUGH_S = 0.75
+"""So far may that which is known of it, and is the less the longer answers take, be below what is wanted."""
 _IMPLAUSIBLE = 1.25
 """A leader that was elected a moment ago, and does not yet say so, makes our clock look fast."""
 
@@ -77,8 +80,9 @@ class Calibration:
         self.slow: Slow | None = None
         """What shows that our clock is slower than `margin` allows for; None: nothing does."""
         self._share = 1 - margin.drift
-        # Half of it for our question and its answer, half for the grant's way to the store.
-        self._lead_s = max(margin.slack_s, 0.1) / 2
+        self._slack_s = margin.slack_s
+        # For our question and its answer, and for the margin that is allowed for when it has come.
+        self._lead_s = margin.slack_s + max(margin.slack_s, 0.1) / 2
         self._granted: _Granted | None = None
         self._spans: list[int] = []
         self._due_ns = 0
@@ -148,13 +152,13 @@ class Calibration:
         longest_s = (now_ns - granted.asked_ns) / NS_PER_S
         shortest_s = (asked_ns - granted.answered_ns) / NS_PER_S
         span_s = self._spans.pop(0)
-        if most_s > 1 and longest_s < self._share * (most_s - 1):
+        if most_s > 1 and longest_s + self._slack_s < self._share * (most_s - 1):
             self._found(now_ns, Slow(longest_s, most_s - 1))
             return
         if most_s > 0 and 0 < shortest_s / most_s < _IMPLAUSIBLE:
             rate = shortest_s / most_s
             self._know(now_ns, rate)
-            if span_s >= self._convincing_s and rate >= self._share - 2 * self._lead_s / span_s:
+            if span_s >= self._convincing_s and rate >= self._share - ENOUGH_S / span_s:
                 self.slow = None
         if self._spans:
             self._plan(now_ns)

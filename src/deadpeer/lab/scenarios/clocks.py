@@ -25,8 +25,8 @@ DRIFT = Margin().drift
 """What members are configured to allow for: the default."""
 FAR = 0.2
 """A clock that is so much slower closes its fence after its lease has ended."""
-FOUND_S = 12.0
-"""By then it is found: measured every 5 s, and what it did before counts as well."""
+FOUND_S = 20.0
+"""By then it is found: it is measured every 5 s, and the time before that counts as well."""
 
 BELIEVED_S = 12.0
 """By then it is believed again."""

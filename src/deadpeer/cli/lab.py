@@ -45,6 +45,7 @@ examples:
   deadpeer lab --method all                    every way to find out, once
   deadpeer lab --scenario robustness           Bob lives, and loses SAs without a word
   deadpeer lab --scenario cluster              members killed, frozen, cut off; needs etcd-server
+  deadpeer lab --scenario failover --swarm     500 clients at once, and how soon all of them are back
   deadpeer lab --attack forge-invalid-spi      an attacker at two living gateways
   deadpeer lab --method all --report DIR       all of it, measured, as a page; about half an hour
   deadpeer lab --report DIR --quick            the same in minutes, with fewer runs

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deadpeer.lab.options import SCENARIOS, LabError, LabOptions
 
+from . import lab_swarm
 from .parser import FAILED, OK, print_json
 
 if TYPE_CHECKING:
@@ -49,12 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument(
         "--event",
         action="append",
-        choices=(*EVENTS["cluster"], *EVENTS["failover"], "all"),
+        choices=(*EVENTS["cluster"], *EVENTS["failover"], lab_swarm.STATE, "all"),
         help="cluster: a member is killed; stopped and going on; cut off from etcd; all are cut off from each"
         " other; some are drained; a clock is slow within the margin, or beyond it; etcd is down for longer"
         " than the leases, or for less. failover: the active gateway is killed, or stopped and going on; or"
         " both are told that they are active. May be given several times (default: all of them)",
     )
+    lab_swarm.add_argument(cluster)
 
 
 def run(
@@ -66,8 +68,10 @@ def run(
     """The runs of a scenario, one after the other; the exit status. Raises LabError."""
     _only(args)
     if args.scenario in EVENTS:
-        plans = _plans(args)
         say = _say_nothing if args.json else _saying(time.monotonic())
+        if args.swarm is not None:
+            return _end(args, asyncio.run(with_signals(lab_swarm.run(lab_swarm.plan(args), say))))
+        plans = _plans(args)
         outcomes = asyncio.run(with_signals(_clusters(plans, say)))
         return _end(args, [outcome.to_record() for outcome in outcomes])
     from deadpeer.lab.scenarios import robustness
@@ -146,7 +150,7 @@ def _plans(args: argparse.Namespace) -> list[ClusterPlan]:
 
 def only_reboot(args: argparse.Namespace) -> None:
     """Raise LabError (usage) for options of a cluster where there is none."""
-    for name in ("members", "clients", "lease", "event", "forward"):
+    for name in ("members", "clients", "lease", "event", "forward", "swarm"):
         if getattr(args, name) is not None:
             raise LabError(f"--{name} belongs to --scenario cluster", usage=True)
 
@@ -158,7 +162,7 @@ def _only(args: argparse.Namespace) -> None:
     if not several:
         only_reboot(args)
     else:
-        _only_its_own(args.event or (), args.scenario)
+        _only_its_own([] if args.swarm is not None else args.event or (), args.scenario)
     for name, given in (
         ("--attack", args.attack is not None),
         ("--report", args.report is not None),
@@ -171,7 +175,7 @@ def _only(args: argparse.Namespace) -> None:
         ("--idle", args.idle),
         ("--netns", several and args.netns),
         ("--peer strongswan", args.peer != "deadpeer"),
-        ("--resume", several and bool(args.resume)),
+        ("--resume", several and bool(args.resume) and args.swarm is None),
         ("--spi-map", args.spi_map),
         ("--announce", args.announce),
         ("--no-hints", several and not args.hints),

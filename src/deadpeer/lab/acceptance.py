@@ -50,6 +50,8 @@ from deadpeer.lab.recording import Observer, SideEvent, Silent
 from deadpeer.lab.result import RunResult
 from deadpeer.lab.runs import run_once
 from deadpeer.lab.strongswan import require_strongswan
+from deadpeer.lab.swarm.plan import Event
+from deadpeer.lab.swarm.series import judge_swarm
 
 RTT_MS = 100.0
 """Of the judged series. What is left above the theoretical values is for processing."""
@@ -81,10 +83,14 @@ class Sizes:
     """So many times the bounds of time are allowed: with more than 1 it is not speed that is judged."""
     at_once: int
     """So many series, or attacks, at a time: more than one where it is not speed that is judged."""
+    swarm: int
+    """Clients of a swarm under which a gateway dies."""
+    state: int
+    """SAs at which the state that a cluster shares is read."""
 
 
-FULL = Sizes(20, 0, 40, 5, 5, 5, 5, 100, 1_000_000, 10_000, 40, 30.0, 5.0, 1.0, 1)
-QUICK = Sizes(2, 3, 2, 1, 1, 1, 1, 5, 10_000, 2000, 15, 2.0, 0.0, 5.0, 3)
+FULL = Sizes(20, 0, 40, 5, 5, 5, 5, 100, 1_000_000, 10_000, 40, 30.0, 5.0, 1.0, 1, 500, 10_000)
+QUICK = Sizes(2, 3, 2, 1, 1, 1, 1, 5, 10_000, 2000, 15, 2.0, 0.0, 5.0, 3, 40, 100)
 
 JUDGED: dict[str, tuple[str, Bounds, LabOptions]] = {
     "qcd": ("QCD", Bounds(1.8, 4.8), LabOptions("qcd")),
@@ -275,6 +281,10 @@ async def _attacks(sizes: Sizes, seed: int, say: Say) -> list[Row]:
     return await in_turn([partial(row, *assault) for assault in assaults(ATTACKS, sizes)], sizes.at_once)
 
 
+async def _swarm(event: Event, clients: int, sizes: Sizes, seed: int, say: Say) -> list[Row]:
+    return [Row(*await judge_swarm(event, clients, sizes.slack, seed, say))]
+
+
 def allowing(wanted: str, sizes: Sizes) -> str:
     """What is wanted, and how much more is let pass."""
     return wanted if sizes.slack == 1.0 else f"{wanted}; {sizes.slack:g} times that passes here"
@@ -333,6 +343,9 @@ async def run_all(sizes: Sizes, seed: int, only: Sequence[str], say: Say) -> lis
         "garbage": partial(_garbage, sizes, seed),
         "costs": partial(_costs, sizes),
         "attacks": partial(_attacks, sizes, seed),
+        "failover-swarm": partial(_swarm, "takeover", sizes.swarm, sizes, seed),
+        "cluster-swarm": partial(_swarm, "kill", sizes.swarm, sizes, seed),
+        "state": partial(_swarm, "state", sizes.state, sizes, seed),
     }
 
     async def run(name: str) -> list[Row]:
@@ -351,7 +364,8 @@ ALONE = ("costs", "attacks")
 
 
 PARTS = (
-    *JUDGED, "lossy", "liveness", "idle", "netns", "strongswan", "kills", "garbage", "costs", "attacks"
+    *JUDGED, "lossy", "liveness", "idle", "netns", "strongswan", "kills", "garbage", "costs", "attacks",
+    "failover-swarm", "cluster-swarm", "state",
 )  # fmt: skip
 
 

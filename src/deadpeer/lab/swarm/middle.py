@@ -1,0 +1,192 @@
+"""What lies between and behind: `python -m deadpeer.lab.swarm.middle CONFIG`, CONFIG being JSON text.
+
+The UDP balancer, as that of `deadpeer.lab.scenarios.balancer`, for hundreds of clients; and the hosts behind
+the members, which answer echo requests. Commands on stdin: `out N` and `in N` take a member out and put it
+back; `homes` asks to which member each client is led now. What members deny in the clear (a token, a NACK
+of SIR's) leaves as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import select
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from deadpeer.lab.child import LineWriter, stop_signal
+from deadpeer.lab.relay import bound, drain, unix_socket
+from deadpeer.lab.scenarios.plan import home_of
+from deadpeer.lab.swarm.plan import SwarmPlace
+from deadpeer.lab.trace import IkeSeen, Lane, look
+from deadpeer.plane.packets import echo_reply
+from deadpeer.values import Address
+
+LANES = (Lane.IKE, Lane.NAT_T)
+DENIALS = frozenset({"QCD_TOKEN", "CHECK_SPI NACK"})
+"""What must never be said of a living SA."""
+BACKLOG = 4096
+"""Answers that wait where a gateway's socket has no room; without them a full socket would lose packets, and
+that would be this machine's fault, not the tunnel's."""
+AGAIN_S = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class MiddleConfig:
+    """Where everything is."""
+
+    place: SwarmPlace
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> MiddleConfig:
+        return cls(SwarmPlace.from_record(json.loads(text)["place"]))
+
+
+class Middle:
+    """The loop: nothing waits."""
+
+    def __init__(self, config: MiddleConfig, stack: contextlib.ExitStack) -> None:
+        place = self._place = config.place
+        ports = (place.port, place.port_nat_t)
+        self._ports = ports
+        self._out = LineWriter(sys.stdout.fileno())
+        self._commands = b""
+        self._serving = set(range(len(place.members)))
+        self._ways: dict[int, int] = {}
+        self._number = {place.host(number): number for number in range(place.clients)}
+        self._member = {host: number for number, host in enumerate(place.members)}
+        self._facing = [stack.enter_context(bound(Address(place.address, port))) for port in ports]
+        self._towards = {
+            (client, lane): stack.enter_context(bound(Address(place.inside(client), port)))
+            for client in range(place.clients)
+            for lane, port in enumerate(ports)
+        }
+        self._hosts = [
+            stack.enter_context(unix_socket(place.path(f"m{number}-host")))
+            for number in range(len(place.members))
+        ]
+        self._answers: deque[tuple[int, bytes]] = deque()
+        self._outside = {sock.fileno(): (lane, sock) for lane, sock in enumerate(self._facing)}
+        self._inside = {sock.fileno(): (*key, sock) for key, sock in self._towards.items()}
+        self._behind = {sock.fileno(): number for number, sock in enumerate(self._hosts)}
+        self._poll = stack.enter_context(contextlib.closing(select.epoll()))
+        for fd in (*self._outside, *self._inside, *self._behind):
+            self._poll.register(fd, select.EPOLLIN)
+
+    def run(self, stop: int) -> None:
+        """Serve until stdin ends or the descriptor `stop` is readable."""
+        stdin = sys.stdin.fileno()
+        for fd in (stop, stdin):
+            self._poll.register(fd, select.EPOLLIN)
+        self._tell("ready")
+        while True:
+            self._out.flush()
+            for fd, _ in self._poll.poll(AGAIN_S if self._answers or self._out.waiting else 1.0):
+                if fd in self._outside:
+                    self._from_client(*self._outside[fd])
+                elif fd in self._inside:
+                    self._from_member(*self._inside[fd])
+                elif fd in self._behind:
+                    self._answer(self._behind[fd])
+                elif fd == stop or not self._obey(os.read(stdin, 4096)):
+                    self._out.drain(1.0)
+                    return
+            self._hand_over()
+
+    # --- the balancer ----------------------------------------------------------------------------
+
+    def _from_client(self, lane: int, sock: socket.socket) -> None:
+        for payload, source, _ in drain(sock):
+            client = self._number.get(source.host)
+            if client is None or not self._serving:
+                continue
+            target = (self._place.members[self._way(client)], self._ports[lane])
+            # A member that is dead answers with ICMP: lost, as on any link.
+            with contextlib.suppress(OSError):
+                self._towards[client, lane].sendto(payload, target)
+
+    def _from_member(self, client: int, lane: int, sock: socket.socket) -> None:
+        for payload, source, now_ns in drain(sock):
+            member = self._member.get(source.host)
+            if member is None:
+                continue
+            self._look(member, LANES[lane], payload, now_ns)
+            with contextlib.suppress(OSError):
+                self._facing[lane].sendto(payload, (self._place.host(client), self._ports[lane]))
+
+    def _way(self, client: int) -> int:
+        way = self._ways.get(client)
+        if way is None:
+            way = self._ways[client] = home_of(self._place.host(client), sorted(self._serving))
+        return way
+
+    def _look(self, member: int, lane: Lane, payload: bytes, now_ns: int) -> None:
+        seen = look(payload, lane)
+        if isinstance(seen, IkeSeen) and not seen.protected and DENIALS.intersection(seen.notifies):
+            self._tell("said", now_ns, member=member, spi_i=seen.spi_i, spi_r=seen.spi_r)
+
+    # --- the hosts behind the members ------------------------------------------------------------
+
+    def _answer(self, member: int) -> None:
+        for _ in range(64):
+            try:
+                packet = self._hosts[member].recv(65_535)
+            except OSError:
+                return
+            reply = echo_reply(packet)
+            if reply is not None and len(self._answers) < BACKLOG:
+                self._answers.append((member, reply))
+
+    def _hand_over(self) -> None:
+        for _ in range(len(self._answers)):
+            member, reply = self._answers.popleft()
+            try:
+                self._hosts[member].sendto(reply, self._place.path(f"m{member}-gw"))
+            except BlockingIOError:
+                self._answers.append((member, reply))
+            except OSError:
+                pass  # that gateway is gone
+
+    # --- commands --------------------------------------------------------------------------------
+
+    def _obey(self, octets: bytes) -> bool:
+        *lines, self._commands = (self._commands + octets).split(b"\n")
+        for line in lines:
+            match line.split():
+                case [b"out", number]:
+                    self._serving.discard(int(number))
+                case [b"in", number]:
+                    self._serving.add(int(number))
+                case [b"homes"]:
+                    self._tell("homes", homes=[self._way(n) for n in range(self._place.clients)])
+                    continue
+            self._ways.clear()
+            self._tell("serving", members=sorted(self._serving))
+        return bool(octets)
+
+    def _tell(self, event: str, at_ns: int | None = None, **fields: object) -> None:
+        record = {"event": event, "mono_ns": time.monotonic_ns() if at_ns is None else at_ns, **fields}
+        self._out.put(json.dumps(record))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run until stdin ends, SIGTERM or SIGINT."""
+    stop = stop_signal()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with contextlib.ExitStack() as stack:
+        Middle(MiddleConfig.from_json(argv[0]), stack).run(stop)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

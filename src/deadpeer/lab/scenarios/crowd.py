@@ -60,6 +60,7 @@ class Crowd:
         self._step_ns = round(config.interval_ms * 1e6 / len(config.clients))
         self._clients = [stack.enter_context(unix_socket(host)) for host, _, _ in config.clients]
         self._members = [stack.enter_context(unix_socket(host)) for host, _ in config.members]
+        self._number = {inner: number for number, (_, _, inner) in enumerate(config.clients)}
         self._sent = [0] * len(config.clients)
         self._turn = 0
         self._sending = False
@@ -105,13 +106,21 @@ class Crowd:
         for packet in _drain(sock):
             echo = decode_echo(packet)
             if echo is not None and not echo.request and echo.ident == IDENT:
-                whole = self._sent[client] - ((self._sent[client] - echo.seq) & 0xFFFF)
-                self._tell("reply", client=client, seq=whole)
+                self._tell("reply", client=client, seq=self._whole(client, echo.seq))
+
+    def _whole(self, client: int, seq: int) -> int:
+        """A sequence number of 16 bits as it was counted."""
+        return self._sent[client] - ((self._sent[client] - seq) & 0xFFFF)
 
     def _answer(self, member: int, sock: socket.socket) -> None:
         for packet in _drain(sock):
-            if (reply := echo_reply(packet)) is not None:
-                _send(sock, reply, self._config.members[member][1])
+            reply = echo_reply(packet)
+            if reply is None or _send(sock, reply, self._config.members[member][1]):
+                continue
+            echo = decode_echo(reply)
+            client = None if echo is None else self._number.get(str(echo.destination))
+            if echo is not None and client is not None:
+                self._tell("no room", client=client, seq=self._whole(client, echo.seq))
 
     def _obey(self, data: bytes) -> bool:
         *lines, self._commands = (self._commands + data).split(b"\n")

@@ -13,6 +13,7 @@ from tests.support.fleet import Client, Fleet, Gateway
 from tests.support.mallory import Mallory
 from tests.support.simstore import S
 
+from deadpeer.cluster.ownership import Standing
 from deadpeer.cluster.secrets import KeyKind
 from deadpeer.cluster.store import Item, KeepAlive, Range, Txn
 from deadpeer.crash.options import (
@@ -50,7 +51,8 @@ SERVE_S = 15.0
 FORWARDED_S = 15.0
 """Then every client is back within this time, if all members forward."""
 BACK_S = 80.0
-"""The same, if not all do: who is told nothing, as nobody may, waits for 60 s of silence (dpd_floor_s)."""
+"""The same, if not all do, or if a store was lost with everybody who had its keys: who is told nothing, as
+nobody may, waits for 60 s of silence (dpd_floor_s)."""
 
 POINTS = (
     "before a request is sent",
@@ -163,7 +165,8 @@ def mend(fate: Fate) -> None:
     assert not idle, failure(fate, f"members that do not serve: {idle}")
     fleet.evacuate()
     since_ns = fleet.now_ns
-    bound_s = FORWARDED_S if all(gateway.forwards for gateway in fleet.gateways) else BACK_S
+    told = all(gateway.forwards for gateway in fleet.gateways) and not _keys_are_lost(fate)
+    bound_s = FORWARDED_S if told else BACK_S
     fate.tell("the balancer knows who serves")
     while not all(flows := fleet.flows()) and fleet.now_ns - since_ns < bound_s * S:
         # Nobody attacks: who brings a client's questions to the owner of its SA keeps the SA.
@@ -465,6 +468,13 @@ EVENTS: dict[str, tuple[int, Callable[[Fate], None]]] = {
     "back up": (2, _back_up),
     "restore": (2, _restore),
 }
+
+
+def _keys_are_lost(fate: Fate) -> bool:
+    """Whether a client has an SA whose SPI no member can read any more."""
+    readers = [gateway.life.ownership for gateway in fate.fleet.gateways if gateway.life is not None]
+    spis = {sa.spi_r for client in fate.fleet.clients for sa in client.node.endpoint.views()}
+    return any(all(reader.of_ike(spi) is Standing.UNKNOWN for reader in readers) for spi in spis)
 
 
 def _lost(fate: Fate, flows: list[bool]) -> list[str]:

@@ -90,7 +90,7 @@ class Sizes:
 
 
 FULL = Sizes(20, 0, 40, 5, 5, 5, 5, 100, 1_000_000, 10_000, 40, 30.0, 5.0, 1.0, 1, 500, 10_000)
-QUICK = Sizes(2, 3, 2, 1, 1, 1, 1, 5, 10_000, 2000, 15, 2.0, 0.0, 5.0, 3, 40, 100)
+QUICK = Sizes(2, 3, 2, 1, 1, 1, 1, 5, 10_000, 2000, 15, 2.0, 0.0, 10.0, 3, 40, 100)
 
 JUDGED: dict[str, tuple[str, Bounds, LabOptions]] = {
     "qcd": ("QCD", Bounds(1.8, 4.8), LabOptions("qcd")),

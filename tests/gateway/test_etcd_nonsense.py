@@ -20,6 +20,7 @@ from deadpeer.cluster.store import (
     Reply,
     Request,
     Revoke,
+    TimeToLive,
     Txn,
     TxnReply,
     Watch,
@@ -103,7 +104,7 @@ def test_every_request_is_answered_whatever_comes_back(impostor: Impostor, body:
     impostor.body, impostor.status = body, status
     asker = Asker(impostor)
     # Twice each: the thread that took the first one must have lived through it.
-    for request in (Range("/p/"), Grant(5), KeepAlive(7), Txn((), ())) * 2:
+    for request in (Range("/p/"), Grant(5), KeepAlive(7), TimeToLive(7), Txn((), ())) * 2:
         reply = asker.ask(request)
         if reply != TxnReply(False):  # "outrun" does no harm
             assert isinstance(reply, Failed), (request, reply)

@@ -61,10 +61,15 @@ class Mallory:
                 pass
 
     def _pass_on(self, payload: bytes) -> None:
-        """What a member told him goes to the client whose SA it is about, as if the member had sent it."""
+        """What a member told him goes to the client whose SA it is about, as if the member had sent it, with
+        the flag that he flipped and with the one that fits."""
         found = self.requests.get((payload[4:12], payload[12:20]))
-        if found is not None:
-            self._fleet.deliver(Datagram(payload, SERVED, found[1]))
+        if found is None:
+            return
+        flipped = bytearray(payload)
+        flipped[_FLAGS] ^= _INITIATOR
+        for told in (payload, bytes(flipped)):
+            self._fleet.deliver(Datagram(told, SERVED, found[1]))
 
     # --- what he does ----------------------------------------------------------------------------
 

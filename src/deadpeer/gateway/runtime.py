@@ -11,6 +11,7 @@ what arrives is dropped, nothing is sent, and no timer runs: all goes on afterwa
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -49,6 +50,9 @@ from .routes import RouteKeeper
 from .sockets import DRAIN, UdpSocket, UdpSockets
 
 _FLUSH_S = 0.001
+_TURN_NS = 20_000_000
+"""A source of events has its turn for so long: when hundreds of peers set up SAs at once, each costs
+milliseconds; a lease that is not renewed in between, or an address that is not looked for, is lost."""
 _AFTER_ERROR_S = 0.1
 _FENCED = "this member is fenced, as its lease may have run out; try again when it has one"
 _OVER = "this member's life is over; try again in the next one"
@@ -235,8 +239,11 @@ class Runtime:
     # Inputs
 
     def _on_socket(self, sock: UdpSocket) -> None:
+        end_ns = time.monotonic_ns() + _TURN_NS
         for datagram in sock.receive():
             self._arrive(datagram, self.router)
+            if time.monotonic_ns() >= end_ns:
+                break
         self._settle()
 
     def _arrive(self, datagram: Datagram, router: Callable[[Now, Datagram], bool] | None) -> None:
@@ -261,9 +268,10 @@ class Runtime:
         self._feed(now, datagram)
 
     def _on_host(self) -> None:
+        end_ns = time.monotonic_ns() + _TURN_NS
         try:
             for _ in range(DRAIN):
-                packet = self._host.read()
+                packet = self._host.read() if time.monotonic_ns() < end_ns else None
                 if packet is None:
                     break
                 self.counters["host_received"] += 1

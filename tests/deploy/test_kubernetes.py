@@ -66,7 +66,7 @@ class Pod:
         """A directory (or a device) with what the kubelet would put there."""
         if "hostPath" in volume and volume["hostPath"]["type"] == "CharDevice":
             return Path(volume["hostPath"]["path"])
-        place = self.node.place / "volumes" / volume["name"]
+        place = self.node.place / "volumes" / str(volume["name"])
         place.mkdir(parents=True)
         if "emptyDir" in volume:
             place.chmod(0o777)

@@ -66,6 +66,8 @@ def write_client(place: SwarmPlace, plan: SwarmPlan) -> Path:
     """The file that every client starts from, with the addresses and the identity of the first one."""
     host = place.host(0)
     tables = _tables(place, plan, "client", host, client_id(0))
+    # One echo request is kept while there is no SA: all that came meanwhile would be a flood of its own.
+    tables["gateway"]["hold_packets"] = 1
     tables[f"connections.{CONNECTION}"] |= {
         "local_addrs": [host],
         "remote_addrs": [place.address],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from tests.support.invariants import check_one_tunnel
 from tests.support.pair import Pair
 
+from deadpeer.crash.options import Method, PolicyOptions
 from deadpeer.ike.connection import EndpointConfig
 from deadpeer.ike.io import Initiate
 from deadpeer.values import Address, Datagram
@@ -117,3 +119,44 @@ def test_a_signature_over_a_request_with_a_cookie_that_we_never_made_is_none() -
     pair.settle()
     assert not pair.alice.done[1].ok
     assert pair.bob.ike.counters["authentication failures"] == 1
+
+
+# --- how often a busy responder is asked ---------------------------------------------------------
+
+
+def sent_s(pair: Pair, since_ns: int) -> list[float]:
+    """When Alice sent anything but ESP, seconds since a moment."""
+    times = [s.at_ns for s in pair.trace if s.sender == "alice" and s.reason != "ESP" and s.at_ns >= since_ns]
+    return [round((at_ns - since_ns) / 1e9, 2) for at_ns in times]
+
+
+def gaps(times: list[float]) -> list[float]:
+    return [round(after - before, 2) for before, after in pairwise(times)]
+
+
+def test_who_asks_for_a_cookie_is_asked_ever_more_rarely() -> None:
+    """The interval goes on growing from where it was: one answer was slow to come, so will the next be."""
+    pair = two_requests_under_way()
+    since_ns = pair.held[1].at_ns
+    pair.held.clear()
+    pair.run(12.0)
+    assert gaps(sent_s(pair, since_ns)) == [1.0, 2.0, 4.0, 4.0]
+
+
+def test_after_a_token_the_first_request_has_time_for_a_key_exchange() -> None:
+    """Round trips are known from liveness checks, and whoever presents a token is there."""
+    pair = Pair.with_psk(alice={"extensions": (PolicyOptions((Method.QCD,)),)})
+    pair.up()
+    for _ in range(20):
+        pair.send("alice")
+        pair.run(0.1)
+    pair.crash("bob")
+    pair.boot("bob")
+    pair.drop_rule = lambda sent: sent.reason == "IKE_SA_INIT request"
+    while "verdict" not in pair.alice.kinds():
+        pair.send("alice")
+        pair.run(0.01)
+    pair.drop_rule = lambda sent: True
+    since_ns = next(s.at_ns for s in reversed(pair.trace) if s.reason == "IKE_SA_INIT request")
+    pair.run(4.0)
+    assert gaps(sent_s(pair, since_ns)) == [0.25, 0.5, 1.0, 1.0, 1.0]

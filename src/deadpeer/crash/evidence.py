@@ -40,6 +40,7 @@ class TokenMatch(Proof):
 
     __slots__ = ()
     kind = "qcd-token"
+    spoken = True
     _key = _TOKEN_KEY
 
     @classmethod

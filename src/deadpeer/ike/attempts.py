@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from deadpeer.ike import retransmission
 from deadpeer.ike.connection import ChildConfig, Connection
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.exchanges import init, resume
@@ -40,17 +41,23 @@ SILENT_PATIENCE_INTERVALS = 6
 
 Long enough for a signature on a slow machine and for losses in a row, short beside `init_timeout`."""
 
+FIRST_PACE_S = 0.25
+"""To a peer that has just spoken its first message goes out again no sooner: a key exchange takes longer than
+the liveness checks from which the round trip is known, the more so where everybody comes back at once."""
+
 DENIED = "setup denied"
 """The timer that waits for a protected answer after a denial."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """From where and to where a connection is initiated; `rtt_s` is what is known of the round trip."""
+    """From where and to where a connection is initiated; `rtt_s` is what is known of the round trip, `there`:
+    the peer has just spoken."""
 
     local: Address
     remote: Address
     rtt_s: float | None = None
+    there: bool = False
 
 
 @dataclass(slots=True)
@@ -176,7 +183,8 @@ class Attempts:
         attempt, waiting = self._attempts.get(sa.number), sa.send.outstanding
         if attempt is None or waiting is None or not sa.recovering:
             return False
-        patience_s = max(SILENT_PATIENCE_S, SILENT_PATIENCE_INTERVALS * sa.rto_s)
+        interval_s = max(sa.rto_s, retransmission.pace_s(sa))
+        patience_s = max(SILENT_PATIENCE_S, SILENT_PATIENCE_INTERVALS * interval_s)
         patience_s *= 2.0 ** (len(attempt.rounds) - 1)
         if now.mono_ns - waiting.first_sent_ns < patience_s * NS_PER_S:
             return False
@@ -266,11 +274,15 @@ class Attempts:
         attempt.rounds.append(sa)
         self._attempts[sa.number] = attempt
         self._announce(attempt, sa, why)
-        for extension in env.extensions:
-            if (offer := extension.resume_offer(now, connection, attempt.beside)) is not None:
-                resume.initiate(sa, now, resume.Plan(offer, attempt.first, attempt.tag))
-                return sa
-        init.initiate(sa, now, attempt.first, attempt.tag)
+        offers = (extension.resume_offer(now, connection, attempt.beside) for extension in env.extensions)
+        offer = next((offer for offer in offers if offer is not None), None)
+        if offer is not None:
+            resume.initiate(sa, now, resume.Plan(offer, attempt.first, attempt.tag))
+        else:
+            init.initiate(sa, now, attempt.first, attempt.tag)
+        if route.there:
+            give_time(sa)
+            retransmission.arm(sa, now)
         return sa
 
     def _announce(self, attempt: Attempt, sa: IkeSa, why: str) -> None:
@@ -292,3 +304,9 @@ class Attempts:
                 if sa.state is IkeState.AUTHENTICATING:
                     sa.say_farewell()
                 sa.close(now, why)
+
+
+def give_time(sa: IkeSa) -> None:
+    """The peer has just spoken: it has time for a key exchange before it is asked again."""
+    if sa.setup is not None:
+        sa.setup.pace_s = max(FIRST_PACE_S, sa.setup.pace_s)

@@ -50,6 +50,7 @@ from deadpeer.wire import (
 
 MIN_PROTECTED_OCTETS = 28 + 4 + 8 + 1 + 16
 """Header, SK header, IV, pad length, ICV: nothing shorter is a protected request."""
+_INITIAL = (ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RESUME)
 
 
 class Endpoint:
@@ -347,6 +348,8 @@ class Endpoint:
         if header.major != 2:
             refusals.other_version(self._env, now, header, datagram)
             return
+        if self._repeated(octets, header, datagram):
+            return
         try:
             message = decode_message(octets)
         except UnsupportedCriticalPayload as error:
@@ -355,7 +358,7 @@ class Endpoint:
         except WireError as error:
             self._env.drop(f"malformed: {error.where.split(' at ')[0]}")
             return
-        if header.exchange in (ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RESUME):
+        if header.exchange in _INITIAL:
             self._initial(now, octets, message, datagram)
         elif message.protected is not None:
             self._protected(now, octets, header, message.protected, datagram)
@@ -374,6 +377,24 @@ class Endpoint:
         self._env.drop("keepalive" if payload == KEEPALIVE else "no IKE message on the NAT-T port")
         return None
 
+    def _repeated(self, octets: bytes, header: Header, datagram: Datagram) -> bool:
+        """Whether this is a first request that was answered before, or of an SA that is up.
+
+        A retransmission is known by its octets, not by its SPI alone (section 2.1): the same initiator may
+        come again with a cookie or another group while its first message is being answered.
+        """
+        if header.is_response or header.exchange not in _INITIAL:
+            return False
+        env = self._env
+        for known in env.table.begun_with(header.spi_i, datagram.remote):
+            if stored := known.recv.stored(octets):
+                env.transmit(stored[0], datagram.local, datagram.remote, "response again")
+                return True
+            if known.established_ns is not None:
+                env.drop("IKE_SA_INIT of an established SA")
+                return True
+        return False
+
     def _initial(self, now: Now, octets: bytes, message: Message, datagram: Datagram) -> None:
         """IKE_SA_INIT and IKE_SESSION_RESUME: the exchanges that are not protected."""
         env, table = self._env, self._env.table
@@ -388,15 +409,7 @@ class Endpoint:
         if message.spi_r != bytes(8) or message.spi_i == bytes(8) or message.message_id != 0:
             env.drop("malformed: IKE_SA_INIT request header")
             return
-        # A retransmission is known by its octets, not by its SPI alone (section 2.1): the same initiator
-        # may come again with a cookie or another group while its first message is being answered.
         for known in table.begun_with(message.spi_i, datagram.remote):
-            if stored := known.recv.stored(octets):
-                env.transmit(stored[0], datagram.local, datagram.remote, "response again")
-                return
-            if known.established_ns is not None:
-                env.drop("IKE_SA_INIT of an established SA")
-                return
             if setup.begun_again(known, message, datagram):
                 return
         if env.doors_closed:

@@ -32,6 +32,8 @@ class Proof:
 
     __slots__ = ("_at_ns", "_detail")
     kind: str = "proof"
+    spoken: bool = False
+    """Whether the peer has just said so itself: it is there."""
     _key: object = None
 
     def __init__(self, key: object, at_ns: int, detail: str) -> None:

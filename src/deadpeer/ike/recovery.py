@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from deadpeer.ike import extension as ext
 from deadpeer.ike import selectors
-from deadpeer.ike.attempts import Attempt, Attempts, Route
+from deadpeer.ike.attempts import Attempt, Attempts, Route, give_time
 from deadpeer.ike.child import ChildSa, ChildState
 from deadpeer.ike.collision import Own
 from deadpeer.ike.connection import ChildConfig, Connection
@@ -199,7 +199,8 @@ class Recovery:
         again = [c for c in lost if c.config.dpd_action == "restart"]
         # If a new SA is the proof the peer may live, and still sends on the old one what is under way.
         linger_s = self._env.config.child_linger_s
-        self._close(now, sa, f"condemned: {verdict.proof.kind}", held, again, linger_s)
+        there = verdict.proof.spoken
+        self._close(now, sa, f"condemned: {verdict.proof.kind}", held, again, linger_s, there=there)
 
     def ended(self, now: Now, sa: IkeSa, why: str) -> None:
         """An established IKE SA ends, not by our wish: close it, then do what `close_action` says."""
@@ -300,13 +301,18 @@ class Recovery:
         held: Sequence[ChildSa],
         again: Sequence[ChildSa],
         linger_s: float = 0.0,
+        *,
+        there: bool = False,
     ) -> None:
-        """Close an IKE SA; packets for `held` wait, and those of `again` are built anew at once."""
+        """Close an IKE SA; packets for `held` wait, and those of `again` are built anew at once.
+
+        `there`: the peer has just spoken."""
         lost = [] if self.stopping else [c for c in held if not self._served_elsewhere(c, sa)]
         for child in lost:
             self.hold(sa, child)
         sa.close(now, why, linger_s=linger_s)
-        self._again(now, sa.connection, [c for c in lost if c in again], Route(sa.local, sa.remote, sa.rtt_s))
+        route = Route(sa.local, sa.remote, sa.rtt_s, there)
+        self._again(now, sa.connection, [c for c in lost if c in again], route)
 
     def _unhold(self, policy: int) -> None:
         if self._held.pop(policy, None) is not None and policy not in self._trapped:
@@ -352,6 +358,8 @@ class Recovery:
         known = self._known_route(today, route)
         under_way = self._usable(today, known)
         if under_way is not None and not under_way.established:
+            if known.there:
+                give_time(under_way)
             self._hurry(now, under_way, "recovery")
         self.bring_up(
             now,
@@ -367,7 +375,7 @@ class Recovery:
         configured = self._route(connection)
         if configured is None:
             return last
-        return Route(configured.local, configured.remote, last.rtt_s)
+        return Route(configured.local, configured.remote, last.rtt_s, last.there)
 
     def _add_child(
         self, now: Now, sa: IkeSa, config: ChildConfig, tag: int, beside: IkeSa | None = None

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DELETE_TIMEOUT_S = 5.0
 """How long an unanswered DELETE is repeated before the SA is dropped anyway."""
 SETUP_SHARE = 0.25
+BUSY_CAP_S = 4.0
+"""The largest interval towards one who asked for a cookie, in a setup."""
 
 
 def give_up_ns(sa: IkeSa, first_sent_ns: int) -> int:
@@ -26,12 +28,25 @@ def give_up_ns(sa: IkeSa, first_sent_ns: int) -> int:
     return first_sent_ns + int(sa.connection.dpd_timeout_s * NS_PER_S)
 
 
+def current_interval_s(sa: IkeSa, now: Now) -> float:
+    """How long the outstanding request waits for its answer before it goes out again, seconds."""
+    return interval_s(max(sa.rtt.rto_s, pace_s(sa)), sa.backoff, _cap_s(sa, now))
+
+
+def pace_s(sa: IkeSa) -> float:
+    """The first interval of a setup's request is no shorter: of its first message, and of all of them where
+    the responder asked for a cookie."""
+    if sa.setup is None or not (sa.setup.cookie or sa.state is IkeState.INIT_SENT):
+        return 0.0
+    return sa.setup.pace_s
+
+
 def arm(sa: IkeSa, now: Now) -> None:
     """Arm the next retransmission of the outstanding request."""
     outstanding = sa.send.outstanding
     if outstanding is None:
         return
-    at = now.after(interval_s(sa.rtt.rto_s, sa.backoff, _cap_s(sa, now)))
+    at = now.after(current_interval_s(sa, now))
     limit = give_up_ns(sa, outstanding.first_sent_ns)
     if now.mono_ns < limit:
         at = min(at, limit)
@@ -40,7 +55,10 @@ def arm(sa: IkeSa, now: Now) -> None:
 
 def _cap_s(sa: IkeSa, now: Now) -> float:
     """The largest interval. Of a setup it is a quarter of the time that it has taken so far: still
-    exponential, and who was away for a short time is not waited for much longer after it is back."""
+    exponential, and who was away for a short time is not waited for much longer after it is back. Who has
+    asked for a cookie is there, and busy: to such a one requests soon become rarer."""
+    if sa.setup is not None and sa.setup.cookie:
+        return BUSY_CAP_S
     shortest = sa.env.config.retry_cap_s
     if sa.recovering:
         return shortest

@@ -84,7 +84,7 @@ def on_response(sa: IkeSa, now: Now, octets: bytes, message: Message, datagram: 
         sa.env.drop("IKE_SA_INIT response not awaited")
         return
     if (cookie := message.notify(NotifyType.COOKIE)) is not None and not message.first(SecurityAssociation):
-        if take_cookie(sa, cookie):
+        if take_cookie(sa, now, cookie):
             _send(sa, now)
         return
     if (wanted := message.notify(NotifyType.INVALID_KE_PAYLOAD)) is not None:

@@ -74,7 +74,7 @@ def on_response(sa: IkeSa, now: Now, octets: bytes, message: Message, datagram: 
         return
     nonce, cookie = message.first(Nonce), message.notify(NotifyType.COOKIE)
     if nonce is None and cookie is not None:
-        if take_cookie(sa, cookie):
+        if take_cookie(sa, now, cookie):
             _send(sa, now)
         return
     if nonce is None:

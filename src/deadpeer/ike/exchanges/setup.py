@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deadpeer.crypto import Group, Identity, KeyPair
 from deadpeer.crypto.auth import parse_hashes, supported_hashes_notify_data
-from deadpeer.ike import nat
+from deadpeer.ike import nat, retransmission
 from deadpeer.ike.connection import ChildConfig, Connection
 from deadpeer.ike.cookie import CookieJar
 from deadpeer.ike.environment import Environment
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from deadpeer.ike.exchanges.resume import Plan
 
 MAX_COOKIES = 3
+BUSY_PACE_S = 0.25
+"""Who asks for a cookie has more to do than to answer a liveness check, from which round trips are known. A
+request that is repeated before its turn makes that worse."""
 MAX_VENDOR_IDS = 32
 
 
@@ -57,6 +60,8 @@ class Setup:
     """Responder: the connections that the peer may mean."""
     child: ChildConfig | None = None
     """Initiator: the child to bring up with IKE_AUTH."""
+    pace_s: float = 0.0
+    """Initiator: a request goes out again no sooner, seconds; see `retransmission.pace_s`."""
     tag: int = 0
     last_error: str = ""
     next_hint_ns: int = 0
@@ -134,8 +139,12 @@ def read_capabilities(sa: IkeSa, message: Message, datagram: Datagram) -> None:
         sa.remote = Address(sa.remote.host, sa.connection.remote_port_nat_t)
 
 
-def take_cookie(sa: IkeSa, cookie: Notify) -> bool:
-    """Initiator: keep the responder's cookie for the next request; False if it is of no use."""
+def take_cookie(sa: IkeSa, now: Now, cookie: Notify) -> bool:
+    """Initiator: keep the responder's cookie for the next request; False if it is of no use.
+
+    The responder is busy. As long as no request of the setup is answered the first time, the interval grows
+    on from one to the next (RFC 6298 section 5.7; section 2.1: never make congestion worse).
+    """
     setup = sa.setup
     assert setup is not None
     setup.cookies_seen += 1
@@ -143,6 +152,7 @@ def take_cookie(sa: IkeSa, cookie: Notify) -> bool:
         sa.env.drop("unusable cookie")
         return False
     setup.cookie = cookie.data
+    setup.pace_s = max(BUSY_PACE_S, retransmission.current_interval_s(sa, now))
     return True
 
 

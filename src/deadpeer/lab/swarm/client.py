@@ -73,6 +73,7 @@ class SwarmClient:
         self._sent: dict[int, int] = {}
         self._answered: set[int] = set()
         self._waits_for_answer = False
+        self._greets = False
         self._drain(now)
 
     # --- what it is told -------------------------------------------------------------------------
@@ -153,12 +154,16 @@ class SwarmClient:
                 quiet = False
                 core.handle(now, report)
             if quiet:
-                return
+                break
+        if self._greets:
+            # The answer shall tell when the tunnel carries traffic, not when the host's next turn was.
+            self._greets = False
+            self.send(now)
 
     def _event(self, now: Now, event: Event) -> None:
         match event.kind:
             case "child_up":
-                self._waits_for_answer = True
+                self._waits_for_answer = self._greets = True
                 self._tell("up", now.mono_ns, {})
             case "ike_sa_down":
                 self._tell("down", now.mono_ns, {"reason": event.fields.get("reason")})

@@ -22,9 +22,9 @@ MIN_CLIENTS, MAX_CLIENTS = 10, 15_000
 MAX_MEMBERS = 8
 FEW = 10
 """With so few SAs the shared state is read first."""
-RATE_PER_S = 250.0
+RATE_PER_S = 500.0
 """Inner packets of the whole swarm in a second, at most: with more Python would be what is measured."""
-INTERVAL_S = 2.0
+INTERVAL_S = 1.0
 """A client's host sends no less often."""
 RATIO = 1.5
 """All clients must be back within so many times what as many cold connects took in the same run."""

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from tests.support.fates import QCD, SIR, play
-from tests.support.fleet import Fleet, S
+from tests.support.fleet import Fleet
 from tests.support.mallory import Mallory
+from tests.support.simstore import S
 
 from deadpeer.cluster.secrets import KeyKind
 
 ROOT = Path(__file__).parents[2]
-SEEDS = int(os.environ.get("DEADPEER_SEEDS", "200"))
+SEEDS = int(os.environ.get("DEADPEER_SEEDS", "150"))
 
 
 def test_clients_of_a_dead_member_come_back_by_the_tokens_of_others() -> None:

@@ -27,12 +27,12 @@ from tests.support.mallory import Mallory
 
 from deadpeer.cluster import fence, membership, ownership, steps
 from deadpeer.cluster.ownership import Ruling, Standing, rule
-from deadpeer.cluster.records import Keys, View
+from deadpeer.cluster.records import Keys, View, write_member
 from deadpeer.cluster.secrets import KeyKind
 from deadpeer.cluster.spi import SpiOrigin
 from deadpeer.cluster.steps import Self, Step
 from deadpeer.cluster.store import Put, Txn
-from deadpeer.crash import sir_responder, strangers
+from deadpeer.crash import sir_responder, strangers, tokens
 from deadpeer.crash.limiter import Kind
 from deadpeer.crash.sir_wire import Check
 from deadpeer.crash.tokens import MakerRole
@@ -82,7 +82,7 @@ def write_off_the_leased(patch: pytest.MonkeyPatch) -> None:
         for number, record in sorted(view.members.items()):
             if number != me.config.number and record.ended < record.registered and known_s > 12:
                 over = replace(record, ended=record.registered)
-                put = Put(keys.member(number), steps.write_member(over))
+                put = Put(keys.member(number), write_member(over))
                 return Step("write off", Txn(((put.key, record.revision),), (put,)))
         return None
 
@@ -370,4 +370,4 @@ _next_step = steps.next_step
 _of_origin = ownership.Cluster._of_origin
 _of_esp = ownership.Cluster.of_esp
 _kind = sir_responder.SirResponder._kind
-_recompute = strangers.recompute
+_recompute = tokens.recompute

@@ -32,6 +32,7 @@ from deadpeer.cluster.membership import (
 from deadpeer.cluster.ownership import Cluster
 from deadpeer.cluster.router import owner_of
 from deadpeer.cluster.secrets import ClusterSecrets, Sealer
+from deadpeer.cluster.store import Input as Heard
 from deadpeer.crash.options import CrashOptions
 from deadpeer.crash.shared import ClusterLife
 from deadpeer.crypto import Identity, SeededEntropy
@@ -110,7 +111,7 @@ class Gateway(Member):
         self.work(None)
 
     @mortal
-    def step(self, item: object) -> None:
+    def step(self, item: Heard | None) -> None:
         super().step(item)
         if self.dozing or self.late or self.owed is not None:
             self.work(None)
@@ -315,9 +316,6 @@ class Client:
             self.fleet.witness.given_up(self.fleet.now_ns, self.pairs[number], self.fleet.everybody)
 
 
-Listener = Callable[[Datagram], None]
-
-
 class Fleet(World):
     """Members, a balancer, clients."""
 
@@ -344,7 +342,7 @@ class Fleet(World):
         """Pairs of members that can't reach each other."""
         self.ghosts: list[Gateway] = []
         """Machines whose number another one has taken, and that may run all the same."""
-        self.listeners: list[Listener] = []
+        self.listeners: list[Callable[[Datagram], None]] = []
         """Who sees what goes on between clients and members."""
         super().__init__(seed, members, ttl_s)
         self.witness = Witness(self.violations)

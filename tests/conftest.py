@@ -9,10 +9,11 @@ from collections.abc import Generator
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Whoever is started in the background by a shell without job control ignores SIGINT, and so would all that
-# the tests start, and interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Whoever is started in the background by a shell without job control, or by nohup, ignores these signals, and
+# so would all that the tests start and send them to. A handler is not inherited.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 IN_CI = os.environ.get("CI") == "true"
 

@@ -104,8 +104,8 @@ def test_the_view_shows_packets_steps_and_a_summary() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_lab_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+def test_an_interrupted_lab_leaves_nothing_behind(number: signal.Signals, short_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(short_path)}
     command = [sys.executable, "-m", "deadpeer", "lab", "--down", "60"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -120,7 +120,7 @@ def test_an_interrupted_lab_leaves_nothing_behind(number: signal.Signals, tmp_pa
         assert "interrupted" in process.stderr.read()
     assert len(children) == 3  # the relay, the hosts, Alice: Bob is dead
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []
 
 
 @root

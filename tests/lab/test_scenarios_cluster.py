@@ -320,8 +320,8 @@ def test_a_standby_takes_over_with_tokens_for_the_sas_of_the_one_that_died() -> 
     assert run["tokens_for_living_sas"] == 0
 
 
-def test_an_interrupted_scenario_leaves_nothing_behind(tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+def test_an_interrupted_scenario_leaves_nothing_behind(short_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(short_path)}
     command = [sys.executable, "-m", "deadpeer", "lab", "--scenario", "failover", "--clients", "1"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -336,4 +336,4 @@ def test_an_interrupted_scenario_leaves_nothing_behind(tmp_path: Path) -> None:
         assert "interrupted" in process.stderr.read()
     assert len(children) == 5  # two gateways and a client, the balancer, the hosts
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_path.iterdir()) == []

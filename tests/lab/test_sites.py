@@ -26,8 +26,8 @@ with lab_directory() as place:
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def _elsewhere(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(short_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
 
 
@@ -57,18 +57,18 @@ def test_what_a_killed_lab_left_is_removed_by_the_next_one_and_not_before() -> N
             assert not left.exists()
 
 
-def test_what_is_not_surely_ours_is_left_alone(tmp_path: Path) -> None:
+def test_what_is_not_surely_ours_is_left_alone(short_path: Path) -> None:
     pid = gone_pid()
-    others = [tmp_path / f"{PREFIX}abc-x", tmp_path / f"{PREFIX}old", tmp_path / f"other-{pid}-x"]
+    others = [short_path / f"{PREFIX}abc-x", short_path / f"{PREFIX}old", short_path / f"other-{pid}-x"]
     for each in others:
         each.mkdir()
-    target = tmp_path / "precious"
+    target = short_path / "precious"
     target.mkdir()
-    link = tmp_path / f"{PREFIX}{pid}-link"
+    link = short_path / f"{PREFIX}{pid}-link"
     link.symlink_to(target)
-    file = tmp_path / f"{PREFIX}{pid}-file"
+    file = short_path / f"{PREFIX}{pid}-file"
     file.touch()
-    ours = tmp_path / f"{PREFIX}{pid}-ours"
+    ours = short_path / f"{PREFIX}{pid}-ours"
     ours.mkdir()
     with lab_directory():
         assert not ours.exists()
@@ -76,10 +76,10 @@ def test_what_is_not_surely_ours_is_left_alone(tmp_path: Path) -> None:
     assert link.is_symlink() and file.exists()
 
 
-def test_one_that_is_held_without_a_process_that_we_see_is_left_alone(tmp_path: Path) -> None:
+def test_one_that_is_held_without_a_process_that_we_see_is_left_alone(short_path: Path) -> None:
     import fcntl
 
-    held = tmp_path / f"{PREFIX}{gone_pid()}-held"
+    held = short_path / f"{PREFIX}{gone_pid()}-held"
     held.mkdir()
     handle = os.open(held, os.O_RDONLY)
     try:
@@ -92,13 +92,13 @@ def test_one_that_is_held_without_a_process_that_we_see_is_left_alone(tmp_path: 
         assert not held.exists()
 
 
-def test_a_long_tmpdir_is_no_place_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = tmp_path / ("x" * 80)
+def test_a_long_tmpdir_is_no_place_for_sockets(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = short_path / ("x" * 80)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     with lab_directory() as directory:
         assert not directory.is_relative_to(long)
         assert directory.stat().st_mode & 0o777 == 0o700
-    monkeypatch.setattr(sites, "SHORT_PLACE", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(sites, "SHORT_PLACE", str(short_path / "nowhere"))
     with pytest.raises(LabError, match="too long for UNIX sockets"), lab_directory():
         pass

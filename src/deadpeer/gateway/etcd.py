@@ -52,6 +52,8 @@ from .cluster_config import EtcdOptions
 
 ATTEMPT_S = 0.8
 """How long one endpoint may take to answer."""
+LOGIN_S = 5.0
+"""How long a login may take: passwords are slow to check on purpose, and many members may ask at once."""
 WATCH_S = 10.0
 """A watch that says nothing for so long is begun anew: its connection may be dead."""
 _API = "/v3/"
@@ -70,12 +72,13 @@ class EtcdStore:
         self._closed = False
         self._watch: _Watcher | None = None
         self._options = options
+        self._login = _Login(options)
         self._terms = _Terms()
         # Keepalives have a thread of their own: nothing that hangs may hold them up.
-        self._keeping = _Worker("etcd-keepalive", options, self._carry_out)
+        self._keeping = self._worker("etcd-keepalive")
         # Questions that measure our clock hold up nothing, and nothing makes them late.
-        self._measuring = _Worker("etcd-clock", options, self._carry_out)
-        self._asking = [_Worker(f"etcd-{number}", options, self._carry_out) for number in range(2)]
+        self._measuring = self._worker("etcd-clock")
+        self._asking = [self._worker(f"etcd-{number}") for number in range(2)]
         self._turn = 0
 
     def ask(self, asked: Asked) -> None:
@@ -85,7 +88,8 @@ class EtcdStore:
         match asked.request:
             case Watch():
                 self._end_watch()
-                self._watch = _Watcher(self._options, asked.request, self._deliver)
+                endpoints = _Endpoints(self._options, self._login)
+                self._watch = _Watcher(endpoints, asked.request, self._deliver)
             case KeepAlive():
                 self._keeping.put(asked)
             case TimeToLive():
@@ -100,6 +104,9 @@ class EtcdStore:
         self._end_watch()
         for worker in (self._keeping, self._measuring, *self._asking):
             worker.put(None)
+
+    def _worker(self, name: str) -> _Worker:
+        return _Worker(name, _Endpoints(self._options, self._login), self._carry_out)
 
     def _end_watch(self) -> None:
         if self._watch is not None:
@@ -175,12 +182,39 @@ class _Terms:
         return RangeReply(reply.revision, reply.items, name)
 
 
-class _Endpoints:
-    """etcd's endpoints as one thread sees them: the one that answered last comes first."""
+class _Login:
+    """The token that all threads show. One login serves them all, and one at a time is under way."""
 
     def __init__(self, options: EtcdOptions) -> None:
         self._options = options
-        self._clients = [_client(options, endpoint) for endpoint in options.endpoints]
+        self._lock = Lock()
+        self._token: str | None = None
+
+    def show(self, client: Etcd3Client) -> str | None:
+        """Have a client show the token, and return it; None: there is none yet."""
+        token = self._token
+        if token is not None:
+            client.session.headers["Authorization"] = token
+        return token
+
+    def renew(self, endpoint: str, refused: str | None) -> None:
+        """Log in, unless another thread has since etcd refused that token. Raises as any request does."""
+        with self._lock:
+            if self._token != refused:
+                return
+            who = {"name": self._options.user, "password": self._options.password}
+            client = _client(self._options, endpoint, LOGIN_S)
+            with client.session:
+                self._token = str(client.post(client.get_url("auth/authenticate"), json=who)["token"])
+
+
+class _Endpoints:
+    """etcd's endpoints as one thread sees them: the one that answered last comes first."""
+
+    def __init__(self, options: EtcdOptions, login: _Login) -> None:
+        self._options = options
+        self._login = login
+        self._clients = [_client(options, endpoint, ATTEMPT_S) for endpoint in options.endpoints]
         self._now = 0
         self.term = 0
         """Raft's, as of the last answer."""
@@ -209,24 +243,23 @@ class _Endpoints:
     def logged_in(self, work: Callable[[Etcd3Client], Any]) -> Any:
         """What `work` returns; where etcd wants a (new) token, that is fetched and the work done again."""
         client = self.client
+        shown = self._login.show(client)
         try:
             return work(client)
         except Etcd3Exception as error:
             if self._options.user is None or not _wants_login(_text(error)):
                 raise
-        client.session.headers.pop("Authorization", None)
-        who = {"name": self._options.user, "password": self._options.password}
-        token = client.post(client.get_url("auth/authenticate"), json=who)["token"]
-        client.session.headers["Authorization"] = token
+        self._login.renew(self.name, shown)
+        self._login.show(client)
         return work(client)
 
 
 class _Worker:
     """A thread that carries out one request after the other."""
 
-    def __init__(self, name: str, options: EtcdOptions, work: Callable[[_Endpoints, Asked], None]) -> None:
+    def __init__(self, name: str, endpoints: _Endpoints, work: Callable[[_Endpoints, Asked], None]) -> None:
         self._queue: SimpleQueue[tuple[float, Asked | None]] = SimpleQueue()
-        self._options = options
+        self._endpoints = endpoints
         self._work = work
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -235,25 +268,24 @@ class _Worker:
         self._queue.put((time.monotonic(), asked))
 
     def _run(self) -> None:
-        endpoints = _Endpoints(self._options)
         while True:
             at_s, asked = self._queue.get()
             if asked is None:
                 return
             # Who asked so long ago has given it up.
             if time.monotonic() - at_s < PATIENCE_S:
-                self._work(endpoints, asked)
+                self._work(self._endpoints, asked)
 
 
 class _Watcher:
     """A thread that follows the changes under a prefix until it is ended or loses them."""
 
-    def __init__(self, options: EtcdOptions, watch: Watch, deliver: Callable[[Input], None]) -> None:
+    def __init__(self, endpoints: _Endpoints, watch: Watch, deliver: Callable[[Input], None]) -> None:
         self._deliver = deliver
         self._ended = False
         self._watch = watch
         self._after = watch.after
-        self._endpoints = _Endpoints(options)
+        self._endpoints = endpoints
         Thread(target=self._run, name="etcd-watch", daemon=True).start()
 
     def end(self) -> None:
@@ -328,7 +360,7 @@ class _Lost(Exception):  # noqa: N818 -- what WatchLost will say
     """Changes may have been missed."""
 
 
-def _client(options: EtcdOptions, endpoint: str) -> Etcd3Client:
+def _client(options: EtcdOptions, endpoint: str, timeout_s: float) -> Etcd3Client:
     session = requests.Session()
     # No proxy, no .netrc, no other CAs, whatever the environment says.
     session.trust_env = False
@@ -341,7 +373,7 @@ def _client(options: EtcdOptions, endpoint: str) -> Etcd3Client:
         host=parts.hostname or "",
         port=parts.port or 2379,
         protocol=parts.scheme,
-        timeout=ATTEMPT_S,
+        timeout=timeout_s,
         api_path=_API,
         session=session,
     )

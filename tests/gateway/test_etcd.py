@@ -281,7 +281,7 @@ def test_a_store_that_was_restored_from_a_backup_is_another_one(
 def test_a_password_is_shown_when_it_is_asked_for_and_again_when_it_was_forgotten(
     server: EtcdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One login serves all threads of a member: eight with one each asked too much of an etcd that came back."""
+    """One login serves all threads: eight members with five each asked too much of an etcd that came back."""
     logins: list[str] = []
     post = Etcd3Client.post
 

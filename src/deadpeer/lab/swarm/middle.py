@@ -27,6 +27,7 @@ from deadpeer.lab.swarm.plan import SwarmPlace
 from deadpeer.lab.trace import IkeSeen, Lane, look
 from deadpeer.plane.packets import echo_reply
 from deadpeer.values import Address
+from deadpeer.wire import PayloadType
 
 LANES = (Lane.IKE, Lane.NAT_T)
 DENIALS = frozenset({"QCD_TOKEN", "CHECK_SPI NACK"})
@@ -130,6 +131,8 @@ class Middle:
         return way
 
     def _look(self, member: int, lane: Lane, payload: bytes, now_ns: int) -> None:
+        if _says_nothing(payload, lane):
+            return
         seen = look(payload, lane)
         if isinstance(seen, IkeSeen) and not seen.protected and DENIALS.intersection(seen.notifies):
             self._tell("said", now_ns, member=member, spi_i=seen.spi_i, spi_r=seen.spi_r)
@@ -176,6 +179,14 @@ class Middle:
     def _tell(self, event: str, at_ns: int | None = None, **fields: object) -> None:
         record = {"event": event, "mono_ns": time.monotonic_ns() if at_ns is None else at_ns, **fields}
         self._out.put(json.dumps(record))
+
+
+def _says_nothing(payload: bytes, lane: Lane) -> bool:
+    """Whether it is ESP, protected, or an answer that begins an SA: most are, and reading them takes long."""
+    header = payload if lane is Lane.IKE else payload[4:]
+    if lane is Lane.NAT_T and payload[:4] != bytes(4):
+        return True
+    return len(header) >= 28 and header[16] in (PayloadType.SA, PayloadType.SK, PayloadType.SKF)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -12,14 +12,12 @@ from deadpeer.lab.swarm.plan import SwarmPlan
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Times in milliseconds. `cold`: `together` clients connect at once, until the last has its child SA;
-    `cold_traffic`: until the last had an answer through it. `recover`: from the standby's activation (or the
-    member's death) until the last had an answer through a new one; `detect`: until the last knew. None: not
-    all did."""
+    """Times in milliseconds. `cold`: `together` clients connect at once, until the last had an answer through
+    its tunnel. `recover`: from the standby's activation (or the member's death) until the last had one
+    through its new tunnel; `detect`: until the last knew. None: not all did."""
 
     together: int
     cold: float | None = None
-    cold_traffic: float | None = None
     detect: float | None = None
     detect_first: float | None = None
     recover: float | None = None
@@ -95,7 +93,6 @@ class SwarmOutcome:
             "member": self.member,
             "together": spans.together,
             "cold_ms": spans.cold,
-            "cold_traffic_ms": spans.cold_traffic,
             "detect_first_ms": spans.detect_first,
             "recover_median_ms": spans.recover_median,
             "bound_ms": self.bound_ms,

@@ -38,8 +38,12 @@ async def run_swarm(plan: SwarmPlan, say: Say) -> list[SwarmOutcome]:
 
 
 async def takeover(field: SwarmField) -> SwarmOutcome:
-    """All connect to the active one of two; it is killed, the other is activated. Times count from that."""
+    """All connect to the active one of two; it is killed, the other is activated. Times count from that.
+
+    Hosts send from the start: what they send costs the same while clients connect and while they come back.
+    """
     everybody = range(field.plan.clients)
+    field.traffic(flows=True)
     cold = await connect(field, everybody)
     await steady(field)
     killed_ns = await field.members[0].kill()
@@ -62,6 +66,7 @@ async def kill(field: SwarmField) -> SwarmOutcome:
     others = [client for client, home in enumerate(homes) if home != victim]
     # As many cold connects, to the members that will have to take the others in.
     together = others[: len(concerned)]
+    field.traffic(flows=True)
     cold = await connect(field, together)
     await connect(field, [*others[len(concerned) :], *concerned])
     await steady(field)
@@ -103,12 +108,19 @@ async def state(field: SwarmField) -> SwarmOutcome:
 
 
 async def connect(field: SwarmField, clients: Collection[int]) -> Spans:
-    """Have these clients connect at once, and wait until all have a child SA."""
+    """Have these clients connect at once, and wait until traffic flows for all, as it must after a recovery.
+
+    Where they talk to the members themselves there is none: until all have a child SA.
+    """
     began_ns = field.connect(list(clients))
     up = await field.all_are("up", clients, began_ns, "connected")
     if len(up) < len(clients):
         why = "; ".join(reason for reason, _ in field.moments.reasons.most_common(2))
         raise LabError(f"only {len(up)} of {len(clients)} clients could connect{why and f': {why}'}")
+    if not field.plan.direct:
+        up = await field.all_are("back", clients, began_ns, "traffic flows")
+        if len(up) < len(clients):
+            raise LabError(f"traffic flows for only {len(up)} of {len(clients)} clients")
     cold_ms = _ms(max(up.values()) - began_ns)
     field.say(f"{len(clients)} cold connects took {cold_ms / 1000:.2f} s")
     return Spans(len(clients), cold_ms)
@@ -117,7 +129,6 @@ async def connect(field: SwarmField, clients: Collection[int]) -> Spans:
 async def steady(field: SwarmField) -> None:
     """Let traffic flow for a while."""
     began_ns = time.monotonic_ns()
-    field.traffic(flows=True)
     await field.all_are("back", range(field.plan.clients), 0, "traffic flows")
     field.say(f"each client's host sends a packet every {field.plan.interval_s:g} s")
     steady_s = STEADY_S if field.plan.clients >= CLIENTS else SMALL_STEADY_S
@@ -192,7 +203,6 @@ def _spans(
     return Spans(
         cold.together,
         cold.cold,
-        cold.cold_traffic,
         _ms(max(knew.values()) - at_ns) if len(knew) == len(clients) else None,
         _ms(min(knew.values()) - at_ns) if knew else None,
         _ms(max(back.values()) - at_ns) if whole else None,

@@ -74,6 +74,8 @@ class SwarmClient:
         self._answered: set[int] = set()
         self._waits_for_answer = False
         self._greets = False
+        self._lost = False
+        self._holds = False
         self._drain(now)
 
     # --- what it is told -------------------------------------------------------------------------
@@ -108,6 +110,7 @@ class SwarmClient:
         """The host behind it sends an echo request."""
         seq = len(self._sent) + 1
         self._sent[seq] = now.mono_ns
+        self._holds = self._holds or self._lost
         packet = echo_request(self._inner, SERVER_INNER, IDENT, seq & 0xFFFF)
         self._engine.outbound(now.mono_ns, packet)
         self._drain(now)
@@ -163,11 +166,14 @@ class SwarmClient:
     def _event(self, now: Now, event: Event) -> None:
         match event.kind:
             case "child_up":
-                self._waits_for_answer = self._greets = True
+                # A packet that waited goes now, and is as good as one of now.
+                self._waits_for_answer, self._greets = True, not self._holds
+                self._lost = self._holds = False
                 self._tell("up", now.mono_ns, {})
             case "ike_sa_down":
                 self._tell("down", now.mono_ns, {"reason": event.fields.get("reason")})
             case "verdict":
+                self._lost = True
                 self._tell("verdict", now.mono_ns, {"proof": event.fields.get("proof")})
             case "initiate_failed":
                 self._tell("failed", now.mono_ns, {"reason": event.fields.get("reason")})

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from deadpeer.crash.sir_wire import CHECK_SPI
 from deadpeer.lab.child import LineWriter, stop_signal
 from deadpeer.lab.relay import bound, drain, unix_socket
 from deadpeer.lab.scenarios.plan import home_of
@@ -27,10 +28,11 @@ from deadpeer.lab.swarm.plan import SwarmPlace
 from deadpeer.lab.trace import IkeSeen, Lane, look
 from deadpeer.plane.packets import echo_reply
 from deadpeer.values import Address
-from deadpeer.wire import PayloadType
+from deadpeer.wire import NotifyType
 
 LANES = (Lane.IKE, Lane.NAT_T)
 DENIALS = frozenset({"QCD_TOKEN", "CHECK_SPI NACK"})
+_DENYING = tuple(number.to_bytes(2, "big") for number in (NotifyType.QCD_TOKEN, CHECK_SPI))
 """What must never be said of a living SA."""
 BACKLOG = 4096
 """Answers that wait where a gateway's socket has no room; without them a full socket would lose packets, and
@@ -182,11 +184,10 @@ class Middle:
 
 
 def _says_nothing(payload: bytes, lane: Lane) -> bool:
-    """Whether it is ESP, protected, or an answer that begins an SA: most are, and reading them takes long."""
-    header = payload if lane is Lane.IKE else payload[4:]
+    """Whether it can't be a denial: most is ESP, or has no such notify, and reading it takes long."""
     if lane is Lane.NAT_T and payload[:4] != bytes(4):
         return True
-    return len(header) >= 28 and header[16] in (PayloadType.SA, PayloadType.SK, PayloadType.SKF)
+    return not any(octets in payload for octets in _DENYING)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -49,7 +49,7 @@ class SwarmPlan:
     clients: int = CLIENTS
     members: int = 4
     lease_s: int = 5
-    processes: int = 3
+    processes: int = 2
     resume: bool = False
     method: Method = "qcd"
     seed: int = 0

@@ -166,9 +166,10 @@ class Daemon:
             notify_service_manager("READY=1")
             member.start(runtime, stack)
         elif endpoint is not None:
+            # First what it does by itself: who sends when we are ready shall find the traps and routes there.
+            runtime.attach(endpoint)
             self._on_ready(hosts)
             notify_service_manager("READY=1")
-            runtime.attach(endpoint)
 
     def _make_site(self, state: StateDirectory, ledger: LmdbLedger, hosts: Sequence[Host]) -> Site:
         config = self._config

@@ -334,6 +334,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "RECENT": f"{options.recent_rate:g} / {options.recent_burst:g}",
         "GARBAGE": f"{options.garbage_rate:g} / {options.garbage_burst:g}",
         "MAPPED": f"{options.mapped_rate:g} / {options.mapped_burst:g}",
+        "MAPPED_IKE": f"{options.mapped_rate:g} / {options.mapped_burst:g}",
         "ESP": f"{options.esp_rate:g} / {options.esp_burst:g}",
         "CHECK": f"{options.check_rate:g} / {options.check_burst:g}",
         "CHECK_ESP": f"{options.check_esp_rate:g} / {options.check_esp_burst:g}",

@@ -13,6 +13,7 @@ liveness check instead of our hint).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -25,7 +26,9 @@ class Kind(Enum):
     """Kinds of questions; each has budgets of its own."""
 
     RETURNING = "returning"
-    """A protected request with an SPI of ours from an ended epoch."""
+    """A protected request with an SPI of ours from an ended epoch, whoever may have collected it and when."""
+    MAPPED_IKE = "mapped-ike"
+    """The same with a pair of SPIs that the SPI map has: of an SA that the crash ended."""
     RECENT = "recent"
     """The same from this epoch, of an SA that is gone."""
     MAPPED = "mapped"
@@ -42,6 +45,12 @@ class Kind(Enum):
     """CHECK_SPI about an unknown ESP SPI."""
 
 
+_SPIS_OF: Mapping[Kind, Kind] = {Kind.MAPPED_IKE: Kind.RETURNING}
+"""Kinds that are charged to another one's SPIs: when a peer is back, or its record goes, its pair changes
+from the one to the other, and is still the same pair. Sources are not shared: whoever forges a peer's
+address would use up there what is the peer's."""
+
+
 class Limiter:
     """`allow` says whether a stranger gets an answer. `boot_ns`: when the boot window began."""
 
@@ -49,7 +58,13 @@ class Limiter:
         self._boot_end_ns = boot_ns + int(options.boot_window_s * NS_PER_S)
         self._boot = {kind: _limits(options, kind, options.boot_factor) for kind in Kind}
         self._later = {kind: _limits(options, kind, 1.0) for kind in Kind}
-        self._kinds = {kind: _KindBuckets(boot_ns, self._boot[kind], self._later[kind]) for kind in Kind}
+        self._spis = {kind: BucketTable(self._spis_that_count(kind)) for kind in Kind if kind not in _SPIS_OF}
+        self._kinds = {
+            kind: _KindBuckets(
+                boot_ns, self._boot[kind], self._later[kind], self._spis[_SPIS_OF.get(kind, kind)]
+            )
+            for kind in Kind
+        }
 
     def allow(self, now_ns: int, source: str, kind: Kind, spi: bytes) -> bool:
         """Whether to answer a question of `kind` from the IP address `source` about `spi` (ours, or ESP's).
@@ -64,8 +79,15 @@ class Limiter:
         sizes = {}
         for kind, buckets in self._kinds.items():
             sizes[f"limiter.{kind.value}.sources"] = len(buckets.sources)
-            sizes[f"limiter.{kind.value}.spis"] = len(buckets.spis)
+        for kind, spis in self._spis.items():
+            sizes[f"limiter.{kind.value}.spis"] = len(spis)
         return sizes
+
+    def _spis_that_count(self, kind: Kind) -> int:
+        """How many entries of this kind's table, and of those that share it, can be less than full."""
+        sharing = [kind, *(other for other, whose in _SPIS_OF.items() if whose is kind)]
+        limits = (self._boot, self._later)
+        return sum(max(useful_size(each[k].spi, each[k].total) for each in limits) for k in sharing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +108,7 @@ def _limits(options: CrashOptions, kind: Kind, factor: float) -> _Limits:
             total = Rate(options.total_rate, options.total_burst)
         case Kind.RECENT:
             total = Rate(options.recent_rate, options.recent_burst)
-        case Kind.MAPPED:
+        case Kind.MAPPED | Kind.MAPPED_IKE:
             total = Rate(options.mapped_rate, options.mapped_burst)
         case Kind.ESP:
             total = Rate(options.esp_rate, options.esp_burst)
@@ -100,12 +122,12 @@ def _limits(options: CrashOptions, kind: Kind, factor: float) -> _Limits:
 class _KindBuckets:
     __slots__ = ("_total", "sources", "spis")
 
-    def __init__(self, now_ns: int, boot: _Limits, later: _Limits) -> None:
+    def __init__(self, now_ns: int, boot: _Limits, later: _Limits, spis: BucketTable) -> None:
         self._total = Bucket(now_ns, boot.total)
         self.sources = BucketTable(
             max(useful_size(boot.source, boot.total), useful_size(later.source, later.total))
         )
-        self.spis = BucketTable(max(useful_size(boot.spi, boot.total), useful_size(later.spi, later.total)))
+        self.spis = spis
 
     def allow(self, now_ns: int, limits: _Limits, source: bytes, spi: bytes) -> bool:
         if not self.spis.has(now_ns, spi, limits.spi) or not self.sources.has(now_ns, source, limits.source):

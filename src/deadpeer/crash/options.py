@@ -151,7 +151,7 @@ class CrashOptions:
     such an SPI with an IKE_SA_INIT, so these can't touch the budget above."""
     recent_burst: float = 40.0
     mapped_rate: float = 200.0
-    """INVALID_SPI with tokens, for ESP SPIs that the SPI map has."""
+    """Answers with tokens, for ESP SPIs that the SPI map has; and as many, apart, for its IKE SPIs."""
     mapped_burst: float = 400.0
     esp_rate: float = 200.0
     """Unprotected INVALID_SPI without tokens."""

@@ -119,6 +119,10 @@ class SpiMap(Extension):
         record = self.dead(spi)
         return None if record is None or _peer(record) in self._back else record
 
+    def has_pair(self, spi_i: bytes, spi_r: bytes) -> bool:
+        """Whether these are the SPIs of an IKE SA of an ended life whose peer is not back yet."""
+        return self._ended.has_pair(spi_i + spi_r)
+
     def ended(self) -> Iterator[tuple[int, SpiRecord]]:
         """All children of ended lives."""
         for spi, data in self._ended.items():
@@ -211,6 +215,7 @@ class SpiMap(Extension):
         spis = self._ended.of_peer(peer)
         if spis:
             self._back.add(peer)
+            self._ended.peer_is_back(peer)
         for spi in spis:
             if spi in self._told:
                 self._drop(spi, "recovered")
@@ -286,12 +291,14 @@ def dead_message(spi: int, record: SpiRecord, tokens: Sequence[bytes]) -> Messag
 
 
 class _Ended:
-    """Records of ended lives, by SPI, by peer and by when they go (one time for each epoch)."""
+    """Records of ended lives, by SPI, by peer and by when they go (one time for each epoch); and the pairs of
+    their IKE SAs' SPIs, with how many children each, until the peer is back."""
 
     def __init__(self) -> None:
         self.dropped: dict[str, int] = {}
         self._records: dict[int, bytes] = {}
         self._peers: dict[Peer, list[int]] = {}
+        self._pairs: dict[bytes, int] = {}
         self._batches: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
@@ -312,9 +319,19 @@ class _Ended:
     def of_peer(self, peer: Peer) -> tuple[int, ...]:
         return tuple(self._peers.get(peer, ()))
 
+    def has_pair(self, pair: bytes) -> bool:
+        return pair in self._pairs
+
+    def peer_is_back(self, peer: Peer) -> None:
+        for spi in self._peers.get(peer, ()):
+            if (record := spi_records.decode_record(self._records[spi])) is not None:
+                self._pairs.pop(record.spi_i + record.spi_r, None)
+
     def add(self, spi: int, data: bytes, record: SpiRecord, due_ns: int) -> None:
         self._records[spi] = data
         self._peers.setdefault(_peer(record), []).append(spi)
+        pair = record.spi_i + record.spi_r
+        self._pairs[pair] = self._pairs.get(pair, 0) + 1
         self._batches.setdefault(due_ns, []).append(spi)
 
     def remove(self, spi: int) -> None:
@@ -327,6 +344,9 @@ class _Ended:
         spis.remove(spi)
         if not spis:
             del self._peers[peer]
+        pair = record.spi_i + record.spi_r
+        if (left := self._pairs.pop(pair, 0)) > 1:
+            self._pairs[pair] = left - 1
 
     @property
     def due_ns(self) -> int | None:

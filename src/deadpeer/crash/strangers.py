@@ -116,12 +116,19 @@ class Strangers(Extension):
             ours, theirs = theirs, ours
         owner = self._ownership
         kind = KIND_OF[rule(owner.of_ike(ours), owner.of_ike(theirs), alone=owner.alone)]
+        if kind is Kind.RETURNING and self._in_map(header):
+            kind = Kind.MAPPED_IKE
         if kind is None:
             self.core.count("orphan.other_member")
         elif not self._limiter.allow(now.mono_ns, source, kind, ours):
             self.core.count(f"orphan.limited.{kind.value}")
         else:
             self._answer_request(orphan, kind, self._tokens(header, source, kind))
+
+    def _in_map(self, header: Header) -> bool:
+        """Whether the SPI map awaits this pair's peer. Its budget is one that nobody can draw on with SPIs
+        of SAs that ended otherwise, of which a stranger may have collected any number."""
+        return self._spi_map is not None and self._spi_map.has_pair(header.spi_i, header.spi_r)
 
     def _tokens(self, header: Header, source: str, kind: Kind) -> list[bytes]:
         methods = self._methods(source)

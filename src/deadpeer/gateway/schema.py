@@ -385,7 +385,7 @@ class QcdSection(Section):
     probe_burst: Burst = key(3.0, "The same, at once.", "3.0")
     lost_child_rate: Rate = key(1.0, "Children replaced at the peer's word, for each SA.", "1.0")
     lost_child_burst: Burst = key(3.0, "The same, at once.", "3.0")
-    mapped_rate: Rate = key(200.0, "INVALID_SPI with tokens, for ESP SPIs that the SPI map has.", "200.0")
+    mapped_rate: Rate = key(200.0, "Tokens for SPIs that the SPI map has: ESP's, and apart IKE's.", "200.0")
     mapped_burst: Burst = key(400.0, "The same, at once.", "400.0")
     check_rate: Rate = key(200.0, "Denials of IKE SPIs that we chose (SIR).", "200.0")
     check_burst: Burst = key(400.0, "The same, at once.", "400.0")

@@ -69,6 +69,8 @@ class Endpoint:
         self._cookies = CookieJar(entropy)
         self._recovery = Recovery(self._env, connections)
         self._commands = Commands(self._env, self._recovery)
+        self._timed = ext.overriding(extensions, "deadline")
+        self._asked = ext.overriding(extensions, "orphan")
         for extension in extensions:
             extension.attach(now, self)
         self._recovery.start(now)
@@ -81,16 +83,7 @@ class Endpoint:
             self._datagram(now, item)
         elif isinstance(item, Timeout):
             self._timeout(now)
-        elif isinstance(
-            item,
-            model.Acquire
-            | model.UnknownSpi
-            | model.Silence
-            | model.Heard
-            | model.PeerMoved
-            | model.Expiring
-            | model.Expired,
-        ):
+        elif isinstance(item, model.PlaneReport):
             self._report(now, item)
         else:
             self._commands.run(now, item)
@@ -101,8 +94,12 @@ class Endpoint:
 
     def deadline(self) -> Deadline | None:
         """The earliest moment at which `handle(now, Timeout())` has something to do."""
-        deadlines = [self._env.timers.next(), *(e.deadline() for e in self._env.extensions)]
-        return min((d for d in deadlines if d is not None), key=lambda d: d.at_ns, default=None)
+        earliest = self._env.timers.next()
+        for extension in self._timed:
+            deadline = extension.deadline()
+            if deadline is not None and (earliest is None or deadline.at_ns < earliest.at_ns):
+                earliest = deadline
+        return earliest
 
     # --- for people and tests --------------------------------------------------------------------
 
@@ -455,7 +452,7 @@ class Endpoint:
         self._orphan(now, ext.OrphanRequest(header, datagram), "protected request of an unknown SA")
 
     def _orphan(self, now: Now, orphan: Orphan, reason: str) -> None:
-        for extension in self._env.extensions:
+        for extension in self._asked:
             if extension.orphan(now, orphan):
                 self._env.count(f"orphan: {reason}")
                 return
@@ -465,7 +462,7 @@ class Endpoint:
 
     def _timeout(self, now: Now) -> None:
         self._env.timers.fire(now)
-        for extension in self._env.extensions:
+        for extension in self._timed:
             deadline = extension.deadline()
             if deadline is not None and deadline.at_ns <= now.mono_ns:
                 extension.expire(now)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from deadpeer.crypto import Entropy, EspKeys
 from deadpeer.ike import keylog
 from deadpeer.ike.connection import ChildConfig, EndpointConfig
-from deadpeer.ike.extension import Extension, Signal, Slot, SpiSource
+from deadpeer.ike.extension import Extension, Signal, Slot, SpiSource, overriding
 from deadpeer.ike.io import CommandDone, Event, Field, KeyLog, Level, Output, Persist, Plane, Transmit
 from deadpeer.ike.refusals import Refusals
 from deadpeer.ike.table import SaTable
@@ -102,6 +102,8 @@ class Environment:
         self.entropy = entropy
         self.lifecycle = lifecycle
         self.extensions = tuple(extensions)
+        self._observers = overriding(self.extensions, "observe")
+        self._contributors = overriding(self.extensions, "notifies", "answers")
         self.table = SaTable()
         self.timers = TimerQueue()
         self.refusals = Refusals()
@@ -235,7 +237,7 @@ class Environment:
 
     def signal(self, now: Now, signal: Signal) -> None:
         """Tell every extension what happened."""
-        for extension in self.extensions:
+        for extension in self._observers:
             extension.observe(now, signal)
 
     def contribute(
@@ -244,7 +246,7 @@ class Environment:
         """What the extensions put into our message of this slot; `request` is what a response answers."""
         found: list[Notify] = []
         asked = request.all(Notify) if request is not None else ()
-        for extension in self.extensions:
+        for extension in self._contributors:
             found.extend(extension.notifies(now, slot, sa, response=response))
             if asked:
                 found.extend(extension.answers(now, slot, sa, asked))

@@ -81,6 +81,7 @@ __all__ = [
     "TrafficHeard",
     "TrafficSilence",
     "UnprotectedNews",
+    "overriding",
 ]
 
 
@@ -292,6 +293,16 @@ class Extension:
 
     def expire(self, now: Now) -> None:
         """The deadline came."""
+
+
+def overriding(extensions: Sequence[Extension], *names: str) -> tuple[Extension, ...]:
+    """Those of the extensions, in their order, that have methods of these names of their own: who has none
+    need not be called, for each packet, to do nothing."""
+    return tuple(
+        extension
+        for extension in extensions
+        if any(getattr(type(extension), name) is not getattr(Extension, name) for name in names)
+    )
 
 
 class SpiSource(Protocol):

@@ -75,10 +75,12 @@ class LmdbLedger:
             if self._closing:
                 raise OSError(errno.EBADF, "the ledger is closed")
             batch = self._pending
+            first = not batch.records
             batch.records[_prefix(table) + key] = value
             batch.urgent |= durable
             batch.waited_for |= durable
-            self._changed.notify_all()
+            if first or durable:  # else the thread knows already that there is something
+                self._changed.notify_all()
             if durable:
                 self._wait(batch)
 

@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.crash.fakes import protected_request
 from tests.support.fates import QCD, SIR, play
-from tests.support.fleet import Fleet
+from tests.support.fleet import VIP, Fleet
 from tests.support.mallory import Mallory
 from tests.support.simstore import S
 
 from deadpeer.cluster.secrets import KeyKind
+from deadpeer.crash.options import CrashOptions
+from deadpeer.values import Address, Datagram
 
 ROOT = Path(__file__).parents[2]
 SEEDS = int(os.environ.get("DEADPEER_SEEDS", "150"))
@@ -49,6 +52,36 @@ def test_before_the_lease_has_run_out_nobody_says_a_word() -> None:
     fleet.traffic(6.0)
     assert fleet.flows() == [True] * 3
     assert fleet.clients[0].verdicts() == ["qcd-token"]
+    assert fleet.violations == []
+
+
+def test_a_dead_member_s_clients_are_told_at_once_however_many_they_are() -> None:
+    """Two thousand ask one member in the same moment, long after that one's own boot.
+
+    That is as after a boot of its own: the limits in total are ten times as large for a while.
+    """
+    fleet = Fleet(5, members=3, clients=0, extensions=QCD).up()
+    [dead, asked, _] = fleet.gateways
+    assert dead.life is not None
+    assert asked.life is not None
+    assert asked.node is not None
+    spis = [dead.life.spis.ike_spi() for _ in range(2000)]
+    fleet.run(CrashOptions().boot_window_s)
+
+    def ask(number: int) -> None:
+        request = protected_request(b"of peer!", spis[number], from_initiator=True)
+        host = f"203.0.{number >> 8}.{number & 255}"
+        asked.arrive(Datagram(request, Address(VIP, 500), Address(host, 500)))
+
+    counters = asked.node.endpoint.counters
+    dead.crash()
+    for number in range(2000):
+        ask(number)
+    assert counters["invalid_ike_spi_sent"] == 0
+    fleet.run(8.0)
+    for number in range(2000):
+        ask(number)
+    assert counters["invalid_ike_spi_sent"] == 2000
     assert fleet.violations == []
 
 

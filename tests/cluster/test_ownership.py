@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deadpeer.cluster.ownership import Ruling, Single, Standing, rule
-from deadpeer.cluster.spi import SpiCodec
+from deadpeer.cluster.ownership import AddressHeld, Cluster, Ruling, Single, Standing, rule
+from deadpeer.cluster.records import MemberRecord, View
+from deadpeer.cluster.spi import EspCodec, SpiCodec, SpiRing
 
 CODEC = SpiCodec(bytes(range(32)))
 STANDINGS = st.sampled_from(Standing)
@@ -55,3 +56,18 @@ def test_a_life_that_has_not_come_yet_is_not_a_past_one() -> None:
     assert single.of_ike(bytes(range(8))) is Standing.UNKNOWN
     assert single.of_esp(0xC0FFEE00) is Standing.UNKNOWN
     assert single.alone
+
+
+def test_how_many_lives_of_others_have_ended() -> None:
+    """Our own earlier lives are no news: the boot that ended them is."""
+    ring, esp = SpiRing([bytes(32)]), EspCodec(bytes(32))
+    view = View(1, {0: MemberRecord(9, 8), 1: MemberRecord(4, 4), 2: MemberRecord(7, 5)})
+    cluster = Cluster(ring, esp, 9, 0, view)
+    assert cluster.ended_lives == 9
+    cluster.view = View(2, {**view.members, 2: MemberRecord(7, 7)})
+    assert cluster.ended_lives == 11
+    held = AddressHeld(ring, esp, 9, 0)
+    assert held.ended_lives == 0
+    held.partner_lives = False
+    assert held.ended_lives == 1
+    assert Single(CODEC, 9).ended_lives == 0

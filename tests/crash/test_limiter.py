@@ -75,6 +75,27 @@ def test_freer_after_boot_for_a_time_but_not_for_garbage() -> None:
     assert granted(Kind.GARBAGE, 0) == granted(Kind.GARBAGE, 60) == 20
 
 
+def test_the_end_of_another_member_s_life_is_as_a_boot() -> None:
+    """Its peers come all at once. What is known already, or less than before, frees nothing."""
+    limiter = Limiter(0, CrashOptions(source_burst=1e6, source_rate=1e6), ended_lives=3)
+    spis = iter(range(1 << 32))
+
+    def granted(at_s: float) -> int:
+        ask = (limiter.allow(int(at_s * S), v4(n), Kind.RETURNING, spi(n)) for n in spis)
+        return next(n for n, allowed in enumerate(ask) if not allowed)
+
+    for at_s, ended, expected in (
+        (200, 3, 400),
+        (300, 4, 4000),
+        (301, 4, 2000),
+        (500, 4, 400),
+        (600, 2, 400),
+        (700, 3, 4000),
+    ):
+        limiter.heed(at_s * S, ended)
+        assert granted(at_s) == expected, at_s
+
+
 def test_ten_thousand_peers_get_their_token_in_seconds_after_boot() -> None:
     limiter, unanswered, now = Limiter(0, CrashOptions()), set(range(10_000)), 0
     while unanswered:

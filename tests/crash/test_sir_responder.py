@@ -208,6 +208,7 @@ class OfAnother:
     """What begins with the letter L (and each ESP SPI) another member made, whose life goes on."""
 
     alone = False
+    ended_lives = 0
 
     def of_ike(self, spi: bytes) -> Standing:
         return Standing.LIVING if spi[:1] == b"L" else Standing.PAST

@@ -32,6 +32,11 @@ class Ownership(Protocol):
         """Whether there is no other member, so that an SPI that nobody made can't be another's."""
         ...
 
+    @property
+    def ended_lives(self) -> int:
+        """How many lives of other members have ended, as far as is known: with each more, its peers come."""
+        ...
+
     def of_ike(self, spi: bytes) -> Standing:
         """The standing of an IKE SPI of 8 octets."""
         ...
@@ -71,6 +76,7 @@ class Single:
     """One member by itself: every other number in an SPI of our key is one that we do not know."""
 
     alone = True
+    ended_lives = 0
 
     def __init__(self, codec: SpiCodec, epoch: int, member: int = 0) -> None:
         self._codec = codec
@@ -102,6 +108,10 @@ class Cluster:
         self._esp = esp
         self._epoch = epoch
         self._member = member
+
+    @property
+    def ended_lives(self) -> int:
+        return sum(record.ended for number, record in self.view.members.items() if number != self._member)
 
     def of_ike(self, spi: bytes) -> Standing:
         return _cautious(self._of_origin(origin) for origin in self.spis.origins(spi))
@@ -161,6 +171,10 @@ class AddressHeld:
         self._esp = esp
         self._epoch = epoch
         self._member = member
+
+    @property
+    def ended_lives(self) -> int:
+        return 0 if self.partner_lives else 1
 
     def of_ike(self, spi: bytes) -> Standing:
         return _cautious(

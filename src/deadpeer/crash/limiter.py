@@ -52,10 +52,16 @@ address would use up there what is the peer's."""
 
 
 class Limiter:
-    """`allow` says whether a stranger gets an answer. `boot_ns`: when the boot window began."""
+    """`allow` says whether a stranger gets an answer. `boot_ns`: when the boot window began.
 
-    def __init__(self, boot_ns: int, options: CrashOptions) -> None:
-        self._boot_end_ns = boot_ns + int(options.boot_window_s * NS_PER_S)
+    `ended_lives`: of other members for whom we speak. Another one is as a boot of ours: its peers come to us,
+    all at once, and the window begins anew.
+    """
+
+    def __init__(self, boot_ns: int, options: CrashOptions, ended_lives: int = 0) -> None:
+        self._window_ns = int(options.boot_window_s * NS_PER_S)
+        self._boot_end_ns = boot_ns + self._window_ns
+        self._ended_lives = ended_lives
         self._boot = {kind: _limits(options, kind, options.boot_factor) for kind in Kind}
         self._later = {kind: _limits(options, kind, 1.0) for kind in Kind}
         self._spis = {kind: BucketTable(self._spis_that_count(kind)) for kind in Kind if kind not in _SPIS_OF}
@@ -73,6 +79,12 @@ class Limiter:
         """
         limits = (self._boot if now_ns < self._boot_end_ns else self._later)[kind]
         return self._kinds[kind].allow(now_ns, limits, source_key(source), spi)
+
+    def heed(self, now_ns: int, ended_lives: int) -> None:
+        """So many lives of other members have ended by now."""
+        if ended_lives > self._ended_lives:
+            self._boot_end_ns = now_ns + self._window_ns
+        self._ended_lives = ended_lives
 
     def sizes(self) -> dict[str, int]:
         """How many entries the tables hold."""

@@ -131,7 +131,8 @@ class CrashOptions:
     """Whether a packet with an unknown SPI is answered in the clear at all. Most daemons do not; without it
     the peers have our silence to go by, and announcements if those are on."""
     boot_window_s: float = 120.0
-    """For so long after boot the limits per source and in total are `boot_factor` times as large.
+    """For so long after boot, or after another member's life has ended, the limits per source and in total
+    are `boot_factor` times as large.
     Garbage and the limits per SPI stay as they are. 0: no such window."""
     boot_factor: float = 10.0
 

@@ -43,7 +43,7 @@ class SirResponder(Extension):
 
     def attach(self, now: Now, core: Core) -> None:
         super().attach(now, core)
-        self._limiter = Limiter(now.mono_ns, self._options)
+        self._limiter = Limiter(now.mono_ns, self._options, self._ownership.ended_lives)
 
     def vendor_ids(self, now: Now, sa: SaView) -> Sequence[bytes]:
         """RFC 7296 section 3.12: we understand what goes by this name."""
@@ -67,6 +67,7 @@ class SirResponder(Extension):
         return {f"sir.{name}": size for name, size in self._limiter.sizes().items() if "check" in name}
 
     def _judge(self, now: Now, check: Check, datagram: Datagram) -> Verb | None:
+        self._limiter.heed(now.mono_ns, self._ownership.ended_lives)
         sa, living = self._lookup(check)
         if living and (sa is None or sa.remote != datagram.remote or not _answers(sa.connection)):
             self.core.count("check.not_told")

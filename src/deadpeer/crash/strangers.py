@@ -79,9 +79,10 @@ class Strangers(Extension):
 
     def attach(self, now: Now, core: Core) -> None:
         super().attach(now, core)
-        self._limiter = Limiter(now.mono_ns, self._options)
+        self._limiter = Limiter(now.mono_ns, self._options, self._ownership.ended_lives)
 
     def orphan(self, now: Now, orphan: Orphan) -> bool:
+        self._limiter.heed(now.mono_ns, self._ownership.ended_lives)
         match orphan:
             case OrphanRequest():
                 self._request(now, orphan)

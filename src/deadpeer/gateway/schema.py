@@ -365,7 +365,8 @@ class QcdSection(Section):
     )
     boot_window: Seconds = key(
         120.0,
-        "For so long after a boot the limits per source and in total are boot_factor times as large; 0: not.",
+        "For so long after a boot, or another member's end, the limits per source and in total are "
+        "boot_factor times as large; 0: not.",
         '"2m"',
     )
     boot_factor: Burst = key(10.0, "How much freer the limits are soon after a boot.", "10.0")

@@ -7,6 +7,8 @@ leaves as an `Output` (see `deadpeer.ike.io`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 NS_PER_S = 1_000_000_000
@@ -31,6 +33,12 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@lru_cache(maxsize=4096)
+def ip_of(host: str) -> IPv4Address | IPv6Address:
+    """The address of this text: the same few peers are met for each packet. Raises ValueError."""
+    return ip_address(host)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from deadpeer.cluster.records import View
 from deadpeer.crypto import Entropy
 from deadpeer.rates import Bucket, Rate
-from deadpeer.values import Address, Datagram
+from deadpeer.values import Address, Datagram, ip_of
 
 VERSION = 1
 WINDOW = 4096
@@ -109,7 +109,7 @@ class Forwarder:
             return "malformed"
 
     def _encode(self, datagram: Datagram) -> bytes:
-        remote, local = ip_address(datagram.remote.host), ip_address(datagram.local.host)
+        remote, local = ip_of(datagram.remote.host), ip_of(datagram.local.host)
         lane = self._ports.index(datagram.local.port)
         head = _INNER.pack(lane, remote.version, datagram.remote.port)
         return head + remote.packed + local.packed + datagram.payload

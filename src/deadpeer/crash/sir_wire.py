@@ -15,13 +15,12 @@ import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
 from hmac import compare_digest
-from ipaddress import ip_address
 from struct import Struct
 
 from cryptography.hazmat.primitives import hashes, hmac
 
 from deadpeer.crypto import Entropy
-from deadpeer.values import NS_PER_S, Address
+from deadpeer.values import NS_PER_S, Address, ip_of
 from deadpeer.wire import ExchangeType, Message, Notify, NotifyType, Protocol
 
 VENDOR_ID = hashlib.sha256(b"deadpeer safe IKE recovery 1").digest()[:16]
@@ -185,7 +184,7 @@ def _tick(now_ns: int) -> int:
 
 def _cookie(secret: bytes, generation: int, tick: int, subject: Subject, bob: Address) -> bytes:
     stamp = _COOKIE.pack(generation, tick)
-    host = ip_address(bob.host).packed
+    host = ip_of(bob.host).packed
     mac = hmac.HMAC(secret, hashes.SHA256())
     # SPI and address have lengths that the octets before them tell, so no two inputs are the same.
     mac.update(bytes([subject.protocol]) + subject.spi + bytes([len(host)]) + host)

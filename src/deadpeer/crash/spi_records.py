@@ -17,7 +17,7 @@ from deadpeer.crash.boot import BootState
 from deadpeer.crash.options import TokenMethod
 from deadpeer.crash.tokens import MakerRole
 from deadpeer.ike.extension import SaView
-from deadpeer.values import Address
+from deadpeer.values import Address, ip_of
 
 TABLE = "spi-map"
 """The ledger's table of records, by our inbound ESP SPI (4 octets)."""
@@ -70,7 +70,7 @@ def record_key(spi: int) -> bytes:
 
 def encode_record(record: SpiRecord) -> bytes:
     """35 octets with two IPv4 addresses, 59 with two IPv6 addresses."""
-    remote, local = ip_address(record.remote.host).packed, ip_address(record.local.host).packed
+    remote, local = ip_of(record.remote.host).packed, ip_of(record.local.host).packed
     flags = (
         record.role
         | (record.method == "spi-address") << 1

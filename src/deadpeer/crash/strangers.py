@@ -7,7 +7,7 @@ limiter says, never an answer to a response or to an unprotected message.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 
 from deadpeer.cluster.ownership import Ownership, Ruling, Standing, rule
 from deadpeer.crash.limiter import Kind, Limiter
@@ -26,7 +26,7 @@ from deadpeer.ike.extension import (
     OrphanRequest,
 )
 from deadpeer.rates import AMPLIFICATION
-from deadpeer.values import Datagram, Now
+from deadpeer.values import Datagram, Now, ip_of
 from deadpeer.wire import (
     NON_ESP_MARKER,
     ExchangeType,
@@ -257,7 +257,7 @@ class _Methods:
 
     def peer(self, source: str) -> set[TokenMethod]:
         """The methods of the connections whose peer may have this address."""
-        ip = ip_address(source)
+        ip = ip_of(source)
         nets = {method for net, method in self._nets if ip in net}
         return self._any | nets | self._hosts.get(ip.packed, set())
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from enum import IntEnum
-from ipaddress import ip_address
 
 from cryptography.hazmat.primitives import hashes, hmac
 
 from deadpeer.crash.boot import Generation
 from deadpeer.crash.options import TokenMethod
+from deadpeer.values import ip_of
 from deadpeer.wire import Notify, NotifyType, Protocol
 
 TOKEN_SIZE = 16
@@ -39,7 +39,7 @@ def make_token(secret: bytes, role: MakerRole, spi_i: bytes, spi_r: bytes, taker
     mac = hmac.HMAC(secret, hashes.SHA256())
     mac.update(bytes((role,)) + spi_i + spi_r)
     if taker is not None:
-        mac.update(ip_address(taker).packed)
+        mac.update(ip_of(taker).packed)
     return mac.finalize()[:TOKEN_SIZE]
 
 

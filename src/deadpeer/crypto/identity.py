@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from deadpeer.wire import Identification, IdType
@@ -262,6 +263,7 @@ def _escape(value: str) -> str:
     return re.sub(r'([\\,+"])', r"\\\1", shown)
 
 
+@lru_cache(maxsize=1024)
 def _show_text(id_type: int, data: bytes) -> str:
     word = "fqdn" if id_type == IdType.FQDN else "email"
     text = data.decode("ascii", "replace")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from ipaddress import ip_address
 
 from deadpeer.ike.io import Event
 from deadpeer.plane.host import Host, IpAddress, IpNetwork, PlaneError
 from deadpeer.plane.model import InstallChild, InstallTrap, PlaneOp, RemoveChild, RemoveTrap
 from deadpeer.plane.routes import networks, preferred_source
+from deadpeer.values import ip_of
 
 
 class RouteKeeper:
@@ -32,7 +32,7 @@ class RouteKeeper:
             case InstallTrap():
                 return self._want(("policy", op.policy), op, None)
             case InstallChild():
-                return self._want(("child", op.child), op, ip_address(op.remote.host))
+                return self._want(("child", op.child), op, ip_of(op.remote.host))
             case RemoveTrap():
                 self._release(("policy", op.policy))
             case RemoveChild():

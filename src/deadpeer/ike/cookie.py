@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hmac
-from ipaddress import ip_address
 
 from deadpeer.crypto import Entropy
 from deadpeer.ike.digest import sha256
-from deadpeer.values import Address, Now
+from deadpeer.values import Address, Now, ip_of
 
 SECRET_LIFE_S = 60.0
 
@@ -39,7 +38,7 @@ class CookieJar:
         return [self._cookie(version, nonce, spi_i, source) for version in self._secrets]
 
     def _cookie(self, version: int, nonce: bytes, spi_i: bytes, source: Address) -> bytes:
-        packed = ip_address(source.host).packed
+        packed = ip_of(source.host).packed
         return bytes([version & 0xFF]) + sha256(nonce, packed, spi_i, self._secrets[version])
 
     def _turn(self, now: Now) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from deadpeer.ike.connection import Connection
-from deadpeer.values import Address
+from deadpeer.values import Address, ip_of
 
 
 def connections_for(connections: Iterable[Connection], local: Address, remote: Address) -> list[Connection]:
@@ -14,7 +14,7 @@ def connections_for(connections: Iterable[Connection], local: Address, remote: A
 
     The longer prefix of the peer's address decides, then that of ours, then the configuration's order.
     """
-    here, there = ip_address(local.host), ip_address(remote.host)
+    here, there = ip_of(local.host), ip_of(remote.host)
     ranked: list[tuple[int, int, int, Connection]] = []
     for order, connection in enumerate(connections):
         ours, theirs = _fit(connection.local_addrs, here), _fit(connection.remote_addrs, there)
@@ -29,8 +29,8 @@ def local_host(connection: Connection, hosts: Sequence[str]) -> str | None:
     The first that `local_addrs` names or has in a network; without `local_addrs` the first of all.
     """
     remote = connection.remote_host
-    version = ip_address(remote).version if remote is not None else None
-    ours = [host for host in map(ip_address, hosts) if host.version == version]
+    version = ip_of(remote).version if remote is not None else None
+    ours = [host for host in map(ip_of, hosts) if host.version == version]
     if not connection.local_addrs:
         return next(map(str, ours), None)
     for network in connection.local_addrs:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
-from ipaddress import ip_address
 
 from deadpeer.ike.digest import sha1
-from deadpeer.values import Address
+from deadpeer.values import Address, ip_of
 from deadpeer.wire import Message, Notify, NotifyType
 
 
 def detection_hash(spi_i: bytes, spi_r: bytes, address: Address) -> bytes:
     """SHA-1(SPIi | SPIr | IP | port), 20 octets."""
-    return sha1(spi_i, spi_r, ip_address(address.host).packed, address.port.to_bytes(2, "big"))
+    return sha1(spi_i, spi_r, ip_of(address.host).packed, address.port.to_bytes(2, "big"))
 
 
 def detection_notifies(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address, summarize_address_range
+from ipaddress import summarize_address_range
 
+from deadpeer.values import ip_of
 from deadpeer.wire import TrafficSelector
 
 MAX_SELECTORS = 255
@@ -12,7 +13,7 @@ MAX_SELECTORS = 255
 
 def resolve(configured: Iterable[TrafficSelector | None], host: str) -> tuple[TrafficSelector, ...]:
     """Put the outer address `host` where the configuration says dynamic (None)."""
-    address = ip_address(host)
+    address = ip_of(host)
     return tuple(
         TrafficSelector(0, 0, 65535, address, address) if selector is None else selector
         for selector in configured

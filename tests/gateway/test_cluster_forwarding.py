@@ -13,6 +13,7 @@ from tests.support.loopback import LoopbackNet
 from deadpeer.cluster.forward import Forwarder
 from deadpeer.cluster.ownership import Cluster
 from deadpeer.cluster.records import LeaseRecord, MemberRecord, View
+from deadpeer.cluster.router import Foreign, trace
 from deadpeer.cluster.spi import EpochSpis, EspCodec, SpiRing
 from deadpeer.crypto import SeededEntropy
 from deadpeer.gateway.errors import ConfigError
@@ -48,7 +49,9 @@ class Member:
         self.sockets = UdpSockets(ports)
         self.ports = ports[0].local.port, ports[1].local.port
         self.listen = Address(host, 15502)
-        self.forwarding = Forwarding(self.listen, self.sockets, 1 << 16, lambda: self.view, self.taken.append)
+        self.forwarding = Forwarding(
+            self.listen, self.sockets, 1 << 16, lambda: self.view, self._trace, self.taken.append
+        )
         ring, esp = SpiRing([KEY]), EspCodec(KEY)
         self.spis = EpochSpis(ring, 1, number, SeededEntropy(number), esp)
         self._ownership = Cluster(ring, esp, 1, number, self.view)
@@ -58,7 +61,10 @@ class Member:
         self.view = self._ownership.view = view
         entropy = SeededEntropy(self.number)
         forwarder = Forwarder(key, self.number, 1, self.ports, entropy, self._rate)
-        self.forwarding.begin(forwarder, self._ownership, Nothing(), self.ports[1])
+        self.forwarding.begin(forwarder)
+
+    def _trace(self, datagram: Datagram) -> Foreign | None:
+        return trace(datagram, self._ownership, Nothing(), self.ports[1])
 
     def arrives(self, owner: Member) -> Datagram:
         """A packet here of a child of that member."""
@@ -184,6 +190,6 @@ def test_another_key_and_a_replay_are_refused() -> None:
 def test_an_address_that_is_taken_is_said_with_its_key() -> None:
     async def work(one: Member, two: Member) -> None:
         with pytest.raises(ConfigError, match=r"cluster\.forward_listen: .* can't be listened on: .*"):
-            Forwarding(one.listen, one.sockets, 1 << 16, View, one.taken.append, "gw.toml")
+            Forwarding(one.listen, one.sockets, 1 << 16, View, one._trace, one.taken.append, "gw.toml")
 
     run(work)

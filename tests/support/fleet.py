@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from zlib import crc32
 
+from tests.support.clients import INNER, Client
 from tests.support.cluster import CLUSTER, CLUSTER_KEY, Alarm, Member, World, mortal
 from tests.support.node import CrashLedger, Node
 from tests.support.pair import ESP_PROPOSAL, connection, host_selector
 from tests.support.simstore import S
-from tests.support.witness import Pair, Witness
+from tests.support.witness import Witness
 
 from deadpeer.assembly import build_endpoint
 from deadpeer.cluster.fence import Gate
@@ -30,24 +31,23 @@ from deadpeer.cluster.membership import (
     ViewChanged,
 )
 from deadpeer.cluster.ownership import Cluster
-from deadpeer.cluster.router import owner_of
+from deadpeer.cluster.router import trace
 from deadpeer.cluster.secrets import ClusterSecrets, Sealer
 from deadpeer.cluster.store import Input as Heard
+from deadpeer.cluster.unanswered import Unanswered, changed, keep_s
 from deadpeer.crash.options import CrashOptions
 from deadpeer.crash.shared import ClusterLife
 from deadpeer.crypto import Identity, SeededEntropy
 from deadpeer.ike.connection import ChildConfig, CloseAction, Connection, EndpointConfig, Lifetime
 from deadpeer.ike.endpoint import Endpoint
-from deadpeer.ike.io import Event, ExtensionCommand, Initiate, Input
+from deadpeer.ike.io import ExtensionCommand, Initiate, Input
 from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.memory import MemoryHost
-from deadpeer.plane.packets import echo_request
 from deadpeer.store import MemoryStore
 from deadpeer.values import Datagram, Now
 from deadpeer.wire import TrafficSelector
 
 VIP = "192.0.2.2"
-INNER = "10.10.2.1"
 PORTS = (500, 4500)
 
 
@@ -72,10 +72,15 @@ class Gateway(Member):
     """What it was about to send when it was stopped."""
     dozing: bool = False
     """Something may be due, and the fence was closed."""
+    defers: bool = True
+    """It takes questions up again that it could not answer when they came."""
+    sent: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.node_alarm = Alarm(self.world)
+        self.unanswered = Unanswered(keep_s(self.ttl_s))
+        self.again_alarm = Alarm(self.world)
 
     @property
     def fleet(self) -> Fleet:
@@ -115,6 +120,7 @@ class Gateway(Member):
         super().step(item)
         if self.dozing or self.late or self.owed is not None:
             self.work(None)
+        self.wake()
 
     @mortal
     def arrive(self, datagram: Datagram) -> None:
@@ -126,14 +132,16 @@ class Gateway(Member):
         now = self.now()
         if now is None or self.node is None or self.life is None:
             return
-        if self.forwards and self.forwarder is not None and self.process is not None:
-            assert isinstance(self.life.ownership, Cluster)
-            owner = owner_of(datagram, self.life.ownership, self.node.endpoint, 4500)
-            if owner is not None:
-                octets = self.forwarder.wrap(now.mono_ns, owner, self.process.view, datagram)
-                if isinstance(octets, bytes):
-                    self.fleet.pass_on(self, owner, octets)
-                return
+        assert isinstance(self.life.ownership, Cluster)
+        foreign = trace(datagram, self.life.ownership, self.node.endpoint, 4500)
+        if foreign is not None and self.defers:
+            self.unanswered.remember(self.clock_ns(), datagram, foreign)
+        if foreign is not None and foreign.leased and self.forwards:
+            assert self.forwarder is not None and self.process is not None
+            octets = self.forwarder.wrap(now.mono_ns, foreign.member, self.process.view, datagram)
+            if isinstance(octets, bytes):
+                self.fleet.pass_on(self, foreign.member, octets)
+            return
         self.node.take(now, datagram)
         self.finish(now)
 
@@ -166,6 +174,30 @@ class Gateway(Member):
         self.dozing = False
         self.node.due(now)
         self.finish(now)
+        self.wake()
+
+    @mortal
+    def again(self) -> None:
+        """Questions that had to wait, as if they came now."""
+        while not self.frozen and self.now() is not None and self.life is not None:
+            question = self.unanswered.next(self.clock_ns(), self.life.ownership)
+            if question is None:
+                break
+            before = self.sent
+            self.arrive(question)
+            if self.sent == before:
+                self.unanswered.unheard(self.clock_ns())
+        self.wake()
+
+    def wake(self) -> None:
+        """Soon, if something is known that was not known before; or when a pause is over."""
+        now_ns, due_ns = self.clock_ns(), self.unanswered.deadline()
+        if self.frozen or self.now() is None:
+            return
+        if self.unanswered.due(now_ns):
+            self.again_alarm.set(1000, self.again)
+        elif due_ns is not None:
+            self.again_alarm.set(int((due_ns - now_ns) / (1 + self.drift)) + 1000, self.again)
 
     def now(self) -> Now | None:
         """The core's time, if the gate is open."""
@@ -192,7 +224,9 @@ class Gateway(Member):
             case ViewChanged(view=view):
                 # Fenced or not: what is known of others may grow while the core stands still.
                 if self.life is not None and isinstance(self.life.ownership, Cluster):
-                    self.life.ownership.view = view
+                    before, self.life.ownership.view = self.life.ownership.view, view
+                    self.unanswered.look(changed(before, view))
+                    self.wake()
             case _:
                 pass
 
@@ -237,11 +271,13 @@ class Gateway(Member):
         self.node = self.gate = self.life = self.owed = None
         self.dozing = False
         self.late.clear()
+        self.unanswered.forget()
 
     def _send(self, datagram: Datagram) -> None:
         self.point("before a datagram is sent")
         if self.stumbles:
             self.stumbles, self.frozen = False, True
+        self.sent += 1
         if self.frozen:
             self.late.append(datagram)
         else:
@@ -250,70 +286,6 @@ class Gateway(Member):
     def _emit(self, datagram: Datagram, *, late: bool) -> None:
         self.fleet.said(self, datagram, late=late)
         self.fleet.deliver(datagram)
-
-
-@dataclass
-class Client:
-    """A peer of the cluster with a tunnel to it."""
-
-    fleet: Fleet
-    number: int
-    node: Node
-    pairs: dict[int, Pair] = field(default_factory=dict)
-    """The IKE SPIs of its SAs, by their numbers."""
-
-    def __post_init__(self) -> None:
-        self.alarm = Alarm(self.fleet)
-        self.node.on_event = self._told
-
-    @property
-    def host(self) -> str:
-        return f"198.51.100.{self.number + 1}"
-
-    @property
-    def inner(self) -> str:
-        return f"10.1.0.{self.number + 1}"
-
-    def now(self) -> Now:
-        return Now(self.fleet.now_ns + 5000 * S, self.fleet.unix_s)
-
-    def work(self, item: Input | None = None) -> None:
-        """A command, or what is due."""
-        now = self.now()
-        if item is not None:
-            self.node.endpoint.handle(now, item)
-        else:
-            self.node.due(now)
-        self._finish(now)
-
-    def _finish(self, now: Now) -> None:
-        for sa in self.node.endpoint.views():
-            self.pairs[sa.number] = (sa.spi_i, sa.spi_r)
-        self.node.drain(now, self.fleet.to_cluster)
-        if (due := self.node.deadline_ns()) is not None:
-            self.alarm.set(max(0, due - now.mono_ns) + 1000, self.work)
-
-    def arrive(self, datagram: Datagram) -> None:
-        now = self.now()
-        self.node.take(now, datagram)
-        self._finish(now)
-
-    def send(self, seq: int = 0) -> None:
-        """Its host sends an echo request to the one behind the cluster."""
-        self.node.behind.send(echo_request(self.inner, INNER, 7, seq & 0xFFFF, b"deadpeer"))
-        self._finish(self.now())
-
-    @property
-    def heard(self) -> int:
-        return len(self.node.behind.received)
-
-    def verdicts(self) -> list[object]:
-        return [e.fields["proof"] for _, e in self.node.events if e.kind == "verdict"]
-
-    def _told(self, event: Event) -> None:
-        number = event.fields.get("sa")
-        if event.kind == "verdict" and event.fields["proof"] == "qcd-token" and isinstance(number, int):
-            self.fleet.witness.given_up(self.fleet.now_ns, self.pairs[number], self.fleet.everybody)
 
 
 class Fleet(World):

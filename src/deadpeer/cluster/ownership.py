@@ -7,6 +7,7 @@ SAs; everybody else may speak of it once the owner's life has ended, and never b
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -72,6 +73,14 @@ def rule(own: Standing, other: Standing, *, alone: bool) -> Ruling:
             return Ruling.GARBAGE if alone else Ruling.SILENCE
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Another member that may have an SPI's SA. `leased`: it has a lease for the life that made the SPI."""
+
+    member: int
+    leased: bool
+
+
 class Single:
     """One member by itself: every other number in an SPI of our key is one that we do not know."""
 
@@ -128,14 +137,28 @@ class Cluster:
             return Standing.LIVING
         return Standing.ENDED
 
-    def owner(self, spi: bytes) -> int | None:
-        """The other member that lives and has made this IKE SPI in its present life."""
-        found = (self._living(origin.member, origin.epoch) for origin in self.spis.origins(spi))
-        return next((member for member in found if member is not None), None)
+    def holder(self, spi: bytes) -> Holder | None:
+        """The other member that made this IKE SPI in a life that may go on; rather one that has a lease."""
+        found = None
+        for origin in self.spis.origins(spi):
+            number, lease = origin.member, self.view.leases.get(origin.member)
+            if number == self._member:
+                continue
+            if lease is not None and origin.epoch == lease.epoch % (1 << EPOCH_BITS):
+                return Holder(number, leased=True)
+            if found is None and self._of_origin(origin) is Standing.LIVING:
+                found = Holder(number, leased=False)
+        return found
 
-    def esp_owner(self, spi: int) -> int | None:
-        """The other member that lives and makes such ESP SPIs."""
-        return self._living(self._esp.member(spi), None)
+    def esp_holder(self, spi: int) -> Holder | None:
+        """The other member that makes such ESP SPIs and may live. Nobody, if no member has that number."""
+        number = self._esp.member(spi)
+        record = self.view.members.get(number)
+        if number == self._member:
+            return None
+        if number in self.view.leases:
+            return Holder(number, leased=True)
+        return None if record is None or record.ended >= record.registered else Holder(number, leased=False)
 
     def _of_origin(self, origin: SpiOrigin) -> Standing:
         if origin.member == self._member:
@@ -149,12 +172,6 @@ class Cluster:
         epoch = record.registered - behind
         ended = behind < 1 << (EPOCH_BITS - 1) and 0 < epoch <= record.ended
         return Standing.ENDED if ended else Standing.LIVING
-
-    def _living(self, member: int, epoch: int | None) -> int | None:
-        lease = self.view.leases.get(member)
-        if member == self._member or lease is None:
-            return None
-        return member if epoch in (None, lease.epoch % (1 << EPOCH_BITS)) else None
 
 
 class AddressHeld:
@@ -185,6 +202,19 @@ class AddressHeld:
     def of_esp(self, spi: int) -> Standing:
         """An SPI of 32 bits names its member and not its life."""
         return Standing.PRESENT if self._esp.member(spi) == self._member else self._partners
+
+    def holder(self, spi: bytes) -> Holder | None:
+        """The partner, if it made this IKE SPI and may hold the address as well."""
+        if not self.partner_lives or self.of_ike(spi) is not Standing.LIVING:
+            return None
+        return Holder(1 - self._member, leased=False)
+
+    def esp_holder(self, spi: int) -> Holder | None:
+        """The partner, if it makes such ESP SPIs and may hold the address as well."""
+        partner = 1 - self._member
+        if not self.partner_lives or self._esp.member(spi) != partner:
+            return None
+        return Holder(partner, leased=False)
 
     @property
     def _partners(self) -> Standing:

@@ -26,9 +26,11 @@ from deadpeer.cluster.membership import (
     ViewChanged,
 )
 from deadpeer.cluster.ownership import Cluster
+from deadpeer.cluster.records import View
 from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer
 from deadpeer.cluster.steps import MemberConfig
 from deadpeer.cluster.store import Asked, Input, Replied, Revoke
+from deadpeer.cluster.unanswered import changed, keep_s
 from deadpeer.crash.shared import ClusterLife
 from deadpeer.ike.io import Event, ExtensionCommand, Field
 from deadpeer.values import NS_PER_S, Now
@@ -36,6 +38,7 @@ from deadpeer.values import NS_PER_S, Now
 from .clocks import FencedClock, LeaseClock, clock
 from .cluster_config import ClusterOptions
 from .control import Reply
+from .deferring import Deferring
 from .errors import ConfigError, StartError
 from .etcd import EtcdStore
 from .forwarding import Forwarding
@@ -95,6 +98,7 @@ class ClusterMember:
         self._runtime: Runtime | None = None
         self._lives: Lives | None = None
         self._forwarding: Forwarding | None = None
+        self._deferring: Deferring | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._fence_timer: asyncio.TimerHandle | None = None
         self._closed_at_ns: int | None = None
@@ -112,12 +116,16 @@ class ClusterMember:
         options, around = self._options, self._around
         self._runtime = runtime
         self._lives = Lives(around.site, runtime, self._sealer, options.member)
+        deferring = self._deferring = Deferring(runtime, keep_s(options.lease_s))
+        stack.callback(deferring.stop)
+        runtime.router = deferring.route
         if options.forward is not None:
             forwarding = Forwarding(
                 options.forward,
                 around.sockets,
                 around.receive_buffer,
                 lambda: self._membership.view,
+                deferring.trace,
                 runtime.take,
                 around.site.file,
             )
@@ -198,9 +206,10 @@ class ClusterMember:
         }
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """Counts of the membership, and of what is handed from member to member."""
+        """Counts of the membership, of what is handed from member to member, and of what had to wait."""
         forwarded = {} if self._forwarding is None else dict(self._forwarding.counters)
-        return {"membership": dict(self._membership.counters), "forwarding": forwarded}
+        waited = {} if self._deferring is None else self._deferring.counters()
+        return {"membership": dict(self._membership.counters), "forwarding": forwarded, "unanswered": waited}
 
     # --- the membership --------------------------------------------------------------------------
 
@@ -269,10 +278,18 @@ class ClusterMember:
                 self._adopt()
                 self._tell_rotated(secrets)
             case ViewChanged(view=view):
-                if self._ownership is not None:
-                    self._ownership.view = view
+                self._know(view)
             case Trouble(kind=kind, why=why, numbers=numbers):
                 self._report(kind, {"why": why, **numbers}, "warning")
+
+    def _know(self, view: View) -> None:
+        """Fenced or not: what is known of the others may grow while the core stands still."""
+        ownership = self._ownership
+        if ownership is None:
+            return
+        before, ownership.view = ownership.view, view
+        if self._deferring is not None:
+            self._deferring.look(changed(before, view))
 
     def _arm(self) -> None:
         """The membership's own timer, and one that notices that the fence has closed."""
@@ -313,12 +330,13 @@ class ClusterMember:
         self._owed = None
         self.core_clock.enter()
         lives.begin(epoch, secrets, self._membership.view)
-        if self._forwarding is not None and lives.endpoint is not None and self._ownership is not None:
-            config, key = self._around.site.endpoint, self._sealer.derive("forward")
-            ports = (config.port, config.port_nat_t)
+        config = self._around.site.endpoint
+        if self._deferring is not None and lives.endpoint is not None and self._ownership is not None:
+            self._deferring.begin(self._ownership, lives.endpoint, config.port_nat_t)
+        if self._forwarding is not None:
+            ports, key = (config.port, config.port_nat_t), self._sealer.derive("forward")
             entropy, rate = self._around.site.entropy, options.forward_rate
-            forwarder = Forwarder(key, options.member, epoch, ports, entropy, rate)
-            self._forwarding.begin(forwarder, self._ownership, lives.endpoint, config.port_nat_t)
+            self._forwarding.begin(Forwarder(key, options.member, epoch, ports, entropy, rate))
         self._report("life_begins", {"member": options.member, "epoch": epoch})
         if lives.count == 1:
             self._around.ready()
@@ -328,6 +346,8 @@ class ClusterMember:
         self._owed = None
         if self._adopting is not None:
             self._adopting.cancel()
+        if self._deferring is not None:
+            self._deferring.over()
         if self._forwarding is not None:
             self._forwarding.over()
         if self._lives is not None:
@@ -350,6 +370,8 @@ class ClusterMember:
     def _resume(self) -> None:
         if self._runtime is not None:
             self._runtime.resume()
+        if self._deferring is not None:
+            self._deferring.wake()
         self._adopt()
 
     # --- secrets ---------------------------------------------------------------------------------

@@ -9,9 +9,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from deadpeer.cluster.forward import Forwarded, Forwarder
-from deadpeer.cluster.ownership import Cluster
 from deadpeer.cluster.records import View
-from deadpeer.cluster.router import Known, owner_of
+from deadpeer.cluster.router import Foreign
 from deadpeer.values import Address, Datagram, Now
 
 from .errors import ConfigError
@@ -24,8 +23,8 @@ KEY = "cluster.forward_listen"
 class Forwarding:
     """Hands datagrams to the member that owns them, and takes ours from other members.
 
-    `view` is what is known of the others now; `take` gets what others handed to us, and never hands it on.
-    `begin` is to be called with each life.
+    `view` is what is known of the others now; `trace` says what a datagram is about that may be another's;
+    `take` gets what others handed to us, and never hands it on. `begin` is to be called with each life.
     """
 
     def __init__(
@@ -34,18 +33,17 @@ class Forwarding:
         sockets: UdpSockets,
         receive_buffer: int,
         view: Callable[[], View],
+        trace: Callable[[Datagram], Foreign | None],
         take: Callable[[Datagram], None],
         file: Path | str = "",
     ) -> None:
         """Raises ConfigError if the address can't be had."""
         self.counters: Counter[str] = Counter()
         self._view = view
+        self._trace = trace
         self._take = take
         self._ours: Sequence[Address] = [each.local for each in sockets]
         self._forwarder: Forwarder | None = None
-        self._ownership: Cluster | None = None
-        self._known: Known | None = None
-        self._port_nat_t = 0
         try:
             self._socket = UdpSocket(parse_host(listen.host), listen.port, receive_buffer)
         except OSError as error:
@@ -55,23 +53,20 @@ class Forwarding:
             ) from None
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._on_socket)
 
-    def begin(self, forwarder: Forwarder, ownership: Cluster, known: Known, port_nat_t: int) -> None:
+    def begin(self, forwarder: Forwarder) -> None:
         """A life begins."""
-        self._forwarder, self._ownership, self._known = forwarder, ownership, known
-        self._port_nat_t = port_nat_t
+        self._forwarder = forwarder
 
     def over(self) -> None:
         """A life is over."""
-        self._forwarder = self._ownership = self._known = None
+        self._forwarder = None
 
     def route(self, now: Now, datagram: Datagram) -> bool:
         """Whether the datagram is another living member's. If so it has been handed on, or dropped."""
-        forwarder, ownership, known = self._forwarder, self._ownership, self._known
-        if forwarder is None or ownership is None or known is None:
+        forwarder, foreign = self._forwarder, self._trace(datagram)
+        if forwarder is None or foreign is None or not foreign.leased:
             return False
-        owner = owner_of(datagram, ownership, known, self._port_nat_t)
-        if owner is None:
-            return False
+        owner = foreign.member
         view = self._view()
         address = _address(view.leases[owner].forward) if owner in view.leases else None
         if address is None:

@@ -124,6 +124,7 @@ class Runtime:
         self._tags: dict[int, asyncio.Future[CommandDone]] = {}
         self._last_tag = 0
         self._not_before_s = 0.0
+        self._transmitted = 0
 
     def attach(self, core: Core, engine: EspEngine | None = None) -> None:
         """Obey what the new endpoint says, and listen from now on. `engine`: its new data plane, if given."""
@@ -194,6 +195,16 @@ class Runtime:
     def take(self, datagram: Datagram) -> None:
         """A datagram that another member received for us."""
         self._arrive(datagram, None)
+        self._settle()
+
+    def again(self, take: Callable[[], Datagram | None], unheard: Callable[[], None]) -> None:
+        """For a turn, datagrams that had to wait, as if they came now; `unheard`: nothing was sent for it."""
+        end_ns = time.monotonic_ns() + _TURN_NS
+        while self.serves and time.monotonic_ns() < end_ns and (datagram := take()) is not None:
+            before = self._transmitted
+            self._arrive(datagram, self.router)
+            if self._transmitted == before:
+                unheard()
         self._settle()
 
     def now(self) -> Now:
@@ -380,7 +391,7 @@ class Runtime:
             # now, retransmitted later.
             self.counters["transmit_held_by_state"] += 1
             return
-        self._sockets.send(output.datagram)
+        self._transmitted += self._sockets.send(output.datagram)
 
     def _write(self) -> bool:
         for name in list(self._unwritten):

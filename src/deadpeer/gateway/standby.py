@@ -17,13 +17,15 @@ from typing import Any
 from deadpeer.cluster.membership import LifeBegins, LifeOver, PersistEpoch, Trouble
 from deadpeer.cluster.ownership import AddressHeld
 from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer
-from deadpeer.cluster.standby import Output, PartnerLives, Standby, ToPartner
+from deadpeer.cluster.standby import BELIEVE_S, Output, PartnerLives, Standby, ToPartner
+from deadpeer.cluster.unanswered import keep_s
 from deadpeer.ike.io import Event, Field
 from deadpeer.values import NS_PER_S, Now
 
 from .addresses import AddressWatch, News
 from .clocks import FencedClock, boottime_ns, clock
 from .control import Reply
+from .deferring import Deferring
 from .errors import ConfigError
 from .lives import EpochFile, Fatal, Lives, Site
 from .notation import parse_host
@@ -70,6 +72,7 @@ class StandbyMember:
         self._partner: UdpSocket | None = None
         self._lives: Lives | None = None
         self._runtime: Runtime | None = None
+        self._deferring: Deferring | None = None
         self._held = False
         """What was last said of the address."""
         self._wanted: int | None = None
@@ -84,9 +87,10 @@ class StandbyMember:
     def start(self, runtime: Runtime, stack: AsyncExitStack) -> None:
         """Watch from now on; `stack` undoes it. Raises ConfigError if we can't listen or watch."""
         options, site = self._options, self._around.site
-        self._runtime = runtime
+        self._runtime, self._deferring = runtime, Deferring(runtime, keep_s(BELIEVE_S))
         self._lives = Lives(site, runtime, Sealer(options.keys[0], "standby"), options.number)
         stack.callback(self._stop)
+        stack.callback(self._deferring.stop)
         self._partner = self._listen()
         if options.by == "address":
             self._watch = self._open_watch()
@@ -161,9 +165,11 @@ class StandbyMember:
         }
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """What was counted of the partner's words, and of looking for the address."""
+        """What was counted of the partner's words, of looking for the address, and of what had to wait."""
         partner = {} if self._partner is None else dict(self._partner.counters)
-        return {"standby": dict(self._standby.counters + self.counters_of_glue), "partner": partner}
+        waited = {} if self._deferring is None else self._deferring.counters()
+        told = dict(self._standby.counters + self.counters_of_glue)
+        return {"standby": told, "partner": partner, "unanswered": waited}
 
     # --- the address -------------------------------------------------------------------------------
 
@@ -284,13 +290,19 @@ class StandbyMember:
             return
         self._partner_lives = True
         self.core_clock.enter()
-        self._lives.begin(epoch, secrets, None)
+        life, endpoint = self._lives.begin(epoch, secrets, None), self._lives.endpoint
+        if self._deferring is not None and endpoint is not None and isinstance(life.ownership, AddressHeld):
+            self._deferring.begin(life.ownership, endpoint, self._around.site.endpoint.port_nat_t)
+        self._defer(True)
         self._report("active", {"number": self._options.number, "epoch": epoch})
 
     def _over(self, why: str) -> None:
         if self._lives is None or self._lives.life is None:
             return
         self._report("standby", {"number": self._options.number, "why": why}, "warning")
+        if self._deferring is not None:
+            self._deferring.over()
+        self._defer(False)
         self._lives.over()
 
     def _judge(self, lives: bool) -> None:
@@ -298,7 +310,15 @@ class StandbyMember:
         if life is None or not isinstance(life.ownership, AddressHeld):
             return
         life.ownership.partner_lives = self._partner_lives = lives
+        self._defer(lives)
+        if self._deferring is not None:
+            self._deferring.look({1 - self._options.number})
         self._report("partner", {"lives": lives}, "info")
+
+    def _defer(self, needed: bool) -> None:
+        """Whether datagrams are looked at for what may be answered later: while the partner may live."""
+        if self._runtime is not None and self._deferring is not None:
+            self._runtime.router = self._deferring.route if needed else None
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -317,6 +337,8 @@ class StandbyMember:
         if is_open and self._runtime is not None:
             # Not now: whoever has just asked for the time goes on first.
             self._loop.call_soon(self._runtime.resume)
+            if self._deferring is not None:
+                self._deferring.wake()
 
     # --- the partner -------------------------------------------------------------------------------
 

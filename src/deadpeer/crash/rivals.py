@@ -8,9 +8,10 @@ other has just proved the loss. RFC 7296 has no rule for that, and two SAs would
     theirs  ──────────────────▶     is it alive, now?  (a liveness check, if nothing protected came since)
     ours    SK{DELETE}──────────▶   by the side that began the one with the higher SPIi, and only by that
 
-If ours has children that theirs lacks, theirs goes; if each has some, both stay. One side alone decides, by
-the SPIs of the first days, so that a rekey changes nothing. The SA that stays has shown, after both were up,
-that the peer has it; so nobody is ever left with the dead one of two.
+If ours has children that theirs lacks, theirs goes; if each has some, theirs gets those of ours first. If the
+peer does not take them, both stay. One side alone decides, by the SPIs of the first days, so that a rekey
+changes nothing. The SA that stays has shown, after both were up, that the peer has it; so nobody is ever left
+with the dead one of two.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ LOOK_S = 0.5
 LOOKS = 40
 """How often it is looked whether one can go: all children are up, nothing is under way, the other lives."""
 PATIENT_LOOKS = 6
-"""The peer's own goes only after so many: it may be about to get more children."""
+"""The peer's own goes, or gets the children of ours, only after so many: it may be about to get more."""
 
 
 class Rivals(Extension):
@@ -103,6 +104,7 @@ class Rivals(Extension):
         elif _has_all(ours, theirs) and pair.looks > PATIENT_LOOKS:
             goes, stays = theirs, ours
         else:
+            self._carry_over(now, pair)
             return
         if goes.request_in_flight or self._rebuilds.beside(goes) is not None:
             return
@@ -113,6 +115,14 @@ class Rivals(Extension):
         self._forget(number)
         self.core.count("rival.dismissed")
         self.core.dismiss(now, goes, "both sides began one")
+
+    def _carry_over(self, now: Now, pair: _Pair) -> None:
+        """Each has children that the other lacks, and none is about to get more: make before break, once."""
+        if pair.carried or pair.looks <= PATIENT_LOOKS or _has_all(pair.ours, pair.theirs):
+            return
+        pair.carried = True
+        self.core.count("rival.carried_over")
+        self.core.carry_over(now, pair.ours, pair.theirs)
 
     def _forget(self, number: int) -> None:
         self._pairs.pop(number, None)
@@ -137,6 +147,7 @@ class _Pair:
     theirs: SaView
     since_ns: int
     looks: int = 0
+    carried: bool = False
 
 
 def _has_all(one: SaView, other: SaView) -> bool:

@@ -225,6 +225,10 @@ class Endpoint:
         """Send again at once what the rebuild beside `sa` waits for."""
         self._recovery.hurry_rebuild(now, sa.number, reason)
 
+    def carry_over(self, now: Now, old: ext.SaView, new: ext.SaView) -> None:
+        """Have the children of `old` up in `new` as well."""
+        self._recovery.carry_over(now, old.number, new.number)
+
     def dismiss(self, now: Now, sa: ext.SaView, reason: str) -> None:
         """Delete an established SA politely: another one serves in its place."""
         found = self._env.table.get(sa.number)

@@ -200,6 +200,10 @@ class Core(Protocol):
         """Give up the new SA that `rebuild` is building beside `sa`: it lives, as we know now."""
         ...
 
+    def carry_over(self, now: Now, old: SaView, new: SaView) -> None:
+        """Have the children of `old` up in `new`, another SA with the same peer, as well."""
+        ...
+
     def dismiss(self, now: Now, sa: SaView, reason: str) -> None:
         """Delete an established SA politely, with its children: another SA serves in its place."""
         ...

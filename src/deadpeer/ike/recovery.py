@@ -255,6 +255,17 @@ class Recovery:
         self._attempts.failed(now, new, reason)
         new.close(now, reason)
 
+    def carry_over(self, now: Now, old_number: int, new_number: int) -> None:
+        """Have what `old` carries up in `new` as well: where both are established, with the same peer."""
+        old, new = self._env.table.get(old_number), self._env.table.get(new_number)
+        today = self.connections.get(new.connection.name) if new is not None else None
+        if old is None or new is None or today is None or self.stopping:
+            return
+        names = {c.name for c in old.children.values() if c.state is ChildState.INSTALLED}
+        for config in today.children:
+            if config.name in names:
+                self._add_child(now, new, config, 0, old)
+
     def hurry_rebuild(self, now: Now, old_number: int, reason: str) -> None:
         """The peer may be back: what the new SA waits for goes out again, with the shortest backoff."""
         attempt = self._attempts.beside(old_number)

@@ -15,8 +15,11 @@ from tests.support.pair import connection, host_selector
 from deadpeer.assembly import build_endpoint
 from deadpeer.cluster.fence import Gate
 from deadpeer.cluster.membership import LifeBegins, LifeOver, PersistEpoch, Trouble
+from deadpeer.cluster.ownership import AddressHeld
+from deadpeer.cluster.router import trace
 from deadpeer.cluster.secrets import KeyKind, Sealer
-from deadpeer.cluster.standby import ANSWER_S, PartnerLives, Standby, ToPartner, shared_secrets
+from deadpeer.cluster.standby import ANSWER_S, BELIEVE_S, PartnerLives, Standby, ToPartner, shared_secrets
+from deadpeer.cluster.unanswered import Unanswered, keep_s
 from deadpeer.crash.options import Method, PolicyOptions, ResumptionOptions
 from deadpeer.crash.shared import ClusterLife
 from deadpeer.crypto import SeededEntropy
@@ -49,13 +52,16 @@ class One:
     troubles: list[str] = field(default_factory=list)
     has_address: bool = False
     stopped: bool = False
+    ownership: AddressHeld | None = None
+    unanswered: Unanswered = field(default_factory=lambda: Unanswered(keep_s(BELIEVE_S)))
 
     def boot(self) -> None:
         entropy = SeededEntropy(f"{self.number} {self.disk_epoch}".encode())
         self.process = Standby(self.number, self.disk_epoch, [KEY], entropy)
 
     def crash(self) -> None:
-        self.process = self.gate = self.node = None
+        self.process = self.gate = self.node = self.ownership = None
+        self.unanswered.forget()
 
     def address(self, held: bool) -> None:
         self.has_address = held
@@ -77,13 +83,16 @@ class One:
                     self.lives.append(epoch)
                     self._begin(process, epoch)
                 case LifeOver():
-                    self.node = self.gate = None
+                    self.node = self.gate = self.ownership = None
+                    self.unanswered.forget()
                 case ToPartner(octets=octets):
                     self.site.to_partner(self, octets)
                 case PartnerLives() if self.node is not None:
                     self.node.endpoint.handle(
                         Now(self.site.now_ns, 1e9), ExtensionCommand("cluster", "partner", 0, output)
                     )
+                    self.unanswered.look({1 - self.number})
+                    self.site.at(0, self._again)
                 case Trouble(kind=kind):
                     self.troubles.append(kind)
         self._work()
@@ -110,7 +119,8 @@ class One:
     def _begin(self, process: Standby, epoch: int) -> None:
         entropy = SeededEntropy(f"life {self.number} {epoch}".encode())
         life = ClusterLife(self.number, epoch, shared_secrets([KEY]), Sealer(KEY, "standby"), entropy)
-        self.gate = Gate(process)
+        assert isinstance(life.ownership, AddressHeld)
+        self.gate, self.ownership = Gate(process), life.ownership
         made = connection("net", (VIP, ALICE), "gw.example", "a.example", (self.site.child(served=True),))
         store = MemoryStore()
         endpoint = build_endpoint(
@@ -121,9 +131,18 @@ class One:
 
     def take(self, datagram: Datagram) -> None:
         node, now = self.node, None if self.stopped else self._now()
-        if node is not None and now is not None:
+        if node is not None and now is not None and self.ownership is not None:
+            foreign = trace(datagram, self.ownership, node.endpoint, 4500)
+            if foreign is not None:
+                self.unanswered.remember(self.site.now_ns, datagram, foreign)
             node.take(now, datagram)
             self._work()
+
+    def _again(self) -> None:
+        """As they came, now that more is known of the partner."""
+        while self.ownership is not None and self.unanswered.due(self.site.now_ns):
+            if (datagram := self.unanswered.next(self.site.now_ns, self.ownership)) is not None:
+                self.take(datagram)
 
     def _now(self) -> Now | None:
         return None if self.gate is None else self.gate.enter(self.site.now_ns, 1e9)
@@ -324,6 +343,30 @@ def test_a_partner_that_can_t_be_heard_is_spoken_for_soon() -> None:
     while not site.tokens and site.now_ns < began + 5 * S:
         site.traffic(0.02)
     assert ANSWER_S * S <= site.now_ns - began < (ANSWER_S + 1.0) * S
+
+
+def test_who_asks_before_the_partner_is_known_to_be_silent_has_the_answer_when_it_is() -> None:
+    """
+    The client's host sends once, just when the address came, and never again:
+
+      ESP, old SA       ──────▶  1: of 0, which may hold the address as well: remembered
+                                 1: 0 has not answered for 0.1 s: it does not
+      INVALID_SPI       ◀──────  1: the packet, once more
+      liveness request  ──────▶  1: INVALID_IKE_SPI, the token that 0 would have made
+    """
+    site = Site(*QCD).up()
+    site.traffic(0.5)
+    site.ones[0].crash()
+    site.ones[0].address(False)
+    site.delivers_to = 1
+    site.ones[1].address(True)
+    site.traffic(0.02)
+    site.run(ANSWER_S - 0.03)
+    assert site.verdicts() == [] and len(site.ones[1].unanswered) == 1
+    site.run(0.1)
+    assert site.verdicts() == ["qcd-token"]
+    assert site.ones[1].unanswered.counters == {"remembered": 1, "taken up": 1}
+    assert site.violations == []
 
 
 def test_a_process_that_was_stopped_while_the_address_moved() -> None:

@@ -29,6 +29,7 @@ class Outcome:
     asked: int = 0
     said: Counter[str] = field(default_factory=Counter)
     befell: Counter[str] = field(default_factory=Counter)
+    waited: Counter[str] = field(default_factory=Counter)
     failed: str = ""
     story: str = ""
 
@@ -54,6 +55,7 @@ def one(job: tuple[int, tuple[int, int]]) -> Outcome:
         fate.mallory.asked,
         fleet.witness.counts,
         fate.befell,
+        sum((gateway.unanswered.counters for gateway in fleet.everybody), Counter()),
         story=failure(fate, "held"),
     )
 
@@ -92,6 +94,7 @@ class _Total:
         self._sizes: Counter[int] = Counter()
         self._said: Counter[str] = Counter()
         self._befell: Counter[str] = Counter()
+        self._waited: Counter[str] = Counter()
         self._asked = 0
         self._life_s = 0.0
         self._cpu_s = 0.0
@@ -104,6 +107,7 @@ class _Total:
         self._sizes[outcome.members] += 1
         self._said += outcome.said
         self._befell += outcome.befell
+        self._waited += outcome.waited
         self._asked += outcome.asked
         self._life_s += outcome.life_s
         self._cpu_s += outcome.cpu_s
@@ -115,6 +119,7 @@ class _Total:
         print(f"members: {dict(sorted(self._sizes.items()))}")
         print(f"{self._life_s / 3600:.1f} hours of virtual time, {self._asked:,} questions of the attacker")
         print(f"told in the clear: {dict(self._said)}")
+        print(f"questions that had to wait: {dict(sorted(self._waited.items()))}")
         print(f"befell: {dict(sorted(self._befell.items()))}")
         if self._back_s:
             slow = sum(seconds > 5 for seconds in self._back_s)

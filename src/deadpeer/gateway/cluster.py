@@ -118,7 +118,6 @@ class ClusterMember:
         self._lives = Lives(around.site, runtime, self._sealer, options.member)
         deferring = self._deferring = Deferring(runtime, keep_s(options.lease_s))
         stack.callback(deferring.stop)
-        runtime.router = deferring.route
         if options.forward is not None:
             forwarding = Forwarding(
                 options.forward,
@@ -132,6 +131,8 @@ class ClusterMember:
             stack.callback(forwarding.close)
             self._forwarding = forwarding
             runtime.router = forwarding.route
+        else:
+            runtime.noted = deferring.trace
         self._etcd = EtcdStore(options.etcd, self._from_etcd)
         stack.callback(self._stop)
         runtime.listen()

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from deadpeer.cluster.ownership import AddressHeld, Cluster
 from deadpeer.cluster.router import Foreign, Known, trace
 from deadpeer.cluster.unanswered import Unanswered
-from deadpeer.values import NS_PER_S, Datagram, Now
+from deadpeer.values import NS_PER_S, Datagram
 
 from .clocks import boottime_ns
 from .runtime import Runtime
@@ -56,11 +56,6 @@ class Deferring:
         if foreign is not None:
             self._unanswered.remember(boottime_ns(), datagram, foreign)
         return foreign
-
-    def route(self, _now: Now, datagram: Datagram) -> bool:
-        """Where nothing is handed on: everything is for the core."""
-        self.trace(datagram)
-        return False
 
     def look(self, members: Iterable[int]) -> None:
         """Something else is known of these members."""

@@ -39,6 +39,7 @@ from deadpeer.ike.io import (
 )
 from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.host import Host, PlaneError
+from deadpeer.plane.model import UnknownSpi
 from deadpeer.plane.unix import UnixHost
 from deadpeer.store import Ledger, Store
 from deadpeer.values import Datagram, Deadline, Now
@@ -99,6 +100,9 @@ class Runtime:
         """Set when the endpoint has said goodbye to all peers after `shutdown`."""
         self.router: Callable[[Now, Datagram], bool] | None = None
         """Asked about each datagram first; True: it is another member's, and has been dealt with."""
+        self.noted: Callable[[Datagram], object] | None = None
+        """Told of each datagram that goes to the core: IKE messages, and ESP of no child here."""
+        self._esp: Datagram | None = None
         self._clock: CoreClock = core_clock if core_clock is not None else PlainClock()
         self._always_open = core_clock is None
         self._last = clock()
@@ -270,12 +274,15 @@ class Runtime:
         if datagram.local.port == self._port_nat_t:
             kind = classify(datagram.payload, port_4500=True)
             if kind is UdpKind.ESP:
+                self._esp = datagram
                 self._engine.inbound(now.mono_ns, datagram.payload, datagram.local, datagram.remote)
                 self._drain()
                 return
             if kind is UdpKind.KEEPALIVE:
                 self.counters["nat_keepalive_received"] += 1
                 return
+        if self.noted is not None:
+            self.noted(datagram)
         self._feed(now, datagram)
 
     def _on_host(self) -> None:
@@ -356,6 +363,8 @@ class Runtime:
         while (now := self._time()) is not None and (report := engine.poll_report()) is not None:
             some = True
             core = self._core
+            if self.noted is not None and isinstance(report, UnknownSpi) and self._esp is not None:
+                self.noted(self._esp)
             if core is not None:
                 self._guard("report", core.handle, now, report)
         return some

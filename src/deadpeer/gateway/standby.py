@@ -318,7 +318,7 @@ class StandbyMember:
     def _defer(self, needed: bool) -> None:
         """Whether datagrams are looked at for what may be answered later: while the partner may live."""
         if self._runtime is not None and self._deferring is not None:
-            self._runtime.router = self._deferring.route if needed else None
+            self._runtime.noted = self._deferring.trace if needed else None
 
     def _arm(self) -> None:
         if self._timer is not None:

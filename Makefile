@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test check interop acceptance seeds format lock docs clean
+.PHONY: help setup lab test check interop acceptance seeds kernel format lock docs clean
 
 help:
 	@echo "make lab          crash a gateway and watch the other one find out   (ARGS=\"--help\" shows its options)"
@@ -28,6 +28,7 @@ help:
 	@echo "make interop      the tests with an unmodified strongSwan            (needs root)"
 	@echo "make acceptance   long series of crashes, measured, as a table       (ARGS=--quick for a few)"
 	@echo "make seeds        random lives of clusters in virtual time           (ARGS=\"--count 1000 --members 5-8\")"
+	@echo "make kernel       fetch Debian's kernel for the tests that boot a guest (70 MB, into ~/.cache/deadpeer)"
 	@echo "make format       format the code and sort its imports"
 	@echo "make docs         write docs/configuration.md from the schema"
 	@echo "make lock         pin the dependencies anew                          (needs uv)"
@@ -62,6 +63,9 @@ acceptance: $(READY)
 
 seeds: $(READY)
 	@$(IN)/python -m tests.support.seeds $(ARGS)
+
+kernel: $(READY)
+	@$(IN)/python -m tests.support.guest
 
 check: $(READY)
 	@echo "== format";          $(IN)/ruff format --check --quiet .

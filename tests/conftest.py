@@ -28,6 +28,7 @@ LONGEST_FIRST = (
     "lab/test_lab.py",
     "gateway/test_cluster_processes.py",
     "lab/test_attacks.py",
+    "deploy/test_ipvs.py",
     "lab/test_costs.py",
     "lab/test_scenarios_cluster.py",
     "gateway/test_processes.py",

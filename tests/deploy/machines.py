@@ -311,12 +311,16 @@ class Lan:
                 self.bridge(device)
             port = self.port(name, device)
             ip("-n", namespace, "link", "add", device, "type", "veth", "peer", port, "netns", self.switch)
-            ip("-n", self.switch, "link", "set", port, "master", device, "up")
+            self.plug(port, device)
             ip("-n", namespace, "link", "set", device, "up")
             for address in own:
                 nodad = ["nodad"] if ":" in address else []
                 ip("-n", namespace, "addr", "add", address, "dev", device, *nodad)
         return made
+
+    def plug(self, port: str, device: str) -> None:
+        """Put a device that is in the switch's namespace on the bridge of that name."""
+        ip("-n", self.switch, "link", "set", port, "master", device, "up")
 
     def port(self, name: str, device: str) -> str:
         """The switch's end of a machine's cable."""

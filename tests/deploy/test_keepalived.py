@@ -1,7 +1,4 @@
-"""Debian's keepalived reads each of deploy/'s configurations for it without a remark.
-
-deploy/ipvs goes no further than this: it needs a kernel with IPVS.
-"""
+"""Debian's keepalived reads each of deploy/'s configurations for it without a remark."""
 
 from __future__ import annotations
 

@@ -1,0 +1,338 @@
+"""deploy/ipvs with Debian's keepalived and etcd: three members behind a director, and eight clients.
+
+clients 203.0.113.70 ... 77 ┐                                      ┌ one 192.0.2.11
+                            ├─ 203.0.113.10 director 192.0.2.2 ────┼ two, three
+                            └──────── (what members answer) ───────┴ etcd
+
+The director is a guest with Debian's kernel, since not each kernel has IPVS; all others run here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.deploy.cluster import LEASE_S, SHARED, Etcd, member_files
+from tests.deploy.machines import DEPLOY, Lan, Machine, Ping, lan, needs, until
+from tests.support.guest import Guest, Kernel, kernel, needs_guest
+
+from deadpeer.gateway.client import call
+
+pytestmark = [*needs("keepalived", "etcd", "etcdctl", "ping", "setpriv", "sysctl"), *needs_guest()]
+CONFIG = (DEPLOY / "ipvs/director.conf").read_text()
+CLIENTS = range(70, 78)
+MEMBERS = ("one", "two", "three")
+STRANGERS = [f"203.0.113.{number}" for number in range(90, 98)]
+PORTS = {"director-eth0": "eth0", "director-eth1": "eth1"}
+ETCDCTL = """\
+ETCDCTL_ENDPOINTS=https://192.0.2.21:2379
+ETCDCTL_CACERT=/etc/keepalived/etcd-ca.pem
+ETCDCTL_USER=deadpeer:secret
+HAS_LEASE_TIMEOUT=4
+"""
+CHECK = ["setpriv", "--reuid=keepalived_script", "--clear-groups", "/etc/keepalived/has-lease"]
+_BEGAN = time.monotonic()
+
+
+def say(*words: object) -> None:
+    print(f"{time.monotonic() - _BEGAN:6.1f} s", *words, flush=True)
+
+
+def config() -> str:
+    """director.conf with a third member."""
+    begin, end = CONFIG.rindex("    real_server"), CONFIG.rindex("}")
+    third = CONFIG[begin:end].replace("192.0.2.12", "192.0.2.13").replace("has-lease 1", "has-lease 2")
+    text = CONFIG[:end] + third + CONFIG[end:]
+    return text.replace("misc_timeout 5", "misc_timeout 30").replace("delay_loop 1", "delay_loop 3")
+
+
+def remarks(part: str) -> list[str]:
+    """The commands that a remark of the configuration's has, for the `director` or the `members`."""
+    lines = CONFIG.partition(f"# On the {part}:")[2].partition("\n#\n")[0].splitlines()
+    return [line[6:].partition("   #")[0] for line in lines if line.startswith("#     ")]
+
+
+def member(network: Lan, number: int, etcd: Etcd) -> Machine:
+    own = {"eth0": [f"203.0.113.{11 + number}/24"], "eth1": [f"192.0.2.{11 + number}/24"]}
+    made = network.machine(MEMBERS[number], **own)
+    member_files(made, number, etcd)
+    text = made.read("opt/deadpeer/gateway.toml").replace(f'lease = "{LEASE_S}s"', 'lease = "5s"')
+    made.install("opt/deadpeer/gateway.toml", text)
+    for line in remarks("members"):
+        done = made.run("sh", "-c", line)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    return made
+
+
+def clients(network: Lan) -> Machine:
+    """One gateway that is many clients, each with an address of its own."""
+    hosts = {number: f"203.0.113.{number}" for number in CLIENTS}
+    made = network.machine("clients", eth0=[f"{host}/24" for host in hosts.values()])
+    inner = [f"10.1.{number}.1/32" for number in CLIENTS]
+    text = f"[gateway]\nlisten = {list(hosts.values())}\ntun_addresses = {inner}\n".replace("'", '"')
+    for number, host in hosts.items():
+        text += f'''
+[connections.c{number}]
+local_addrs = "{host}"
+remote_addrs = "{SHARED}"
+crash_methods = ["qcd", "liveness"]
+local = {{ auth = "psk", id = "{number}.example", secret_file = "clients.psk" }}
+remote = {{ auth = "psk", id = "edge.example" }}
+
+[connections.c{number}.children.net]
+local_ts = "10.1.{number}.0/24"
+remote_ts = "10.10.2.0/24"
+start_action = "start"
+dpd_action = "restart"
+'''
+    made.install("opt/deadpeer/gateway.toml", text)
+    made.install("opt/deadpeer/clients.psk", "only for this test\n", 0o600)
+    return made
+
+
+class Scene:
+    """All that there is, and what is to be seen of it."""
+
+    def __init__(self, network: Lan, place: Path, which: Kernel) -> None:
+        self.network = network
+        self.etcd = Etcd(network)
+        self.members = {name: member(network, n, self.etcd) for n, name in enumerate(MEMBERS)}
+        self.many = clients(network)
+        self.stranger = network.machine("stranger", eth0=[f"{host}/24" for host in STRANGERS])
+        self.guest = Guest(place, which, ports=tuple(PORTS), namespace=network.switch)
+
+    def logs(self) -> str:
+        director = f"=== director\n{self.guest.console()}\n{self.guest.log('keepalived')}"
+        return f"{self.network.logs()}\n{director}"
+
+    def must(self, *words: str) -> str:
+        """What a command on the director prints."""
+        done = self.guest.run(*words)
+        assert done.returncode == 0, f"{words}: {done.stderr}{done.stdout}"
+        return done.stdout
+
+    def until(self, condition: Callable[[], Any], timeout_s: float = 90.0) -> Any:
+        return until(condition, self.logs, timeout_s)
+
+    def up(self) -> None:
+        """Start everything, with the director set up as its configuration's remarks say."""
+        self.etcd.start()
+        for each in self.members.values():
+            each.spawn_gateway()
+        for port, device in PORTS.items():
+            self.network.plug(port, device)
+        self.director()
+        for each in self.members.values():
+            each.wait_for("ready")
+        # Only with the right file, user and etcd does the check ever say no.
+        self.until(lambda: [self.guest.run(*CHECK, str(n)).returncode for n in range(4)] == [0, 0, 0, 1])
+        self.guest.spawn("keepalived", "keepalived", "--dont-fork", "--log-console", "--log-detail")
+        self.until(lambda: f" {SHARED}/" in self.must("ip", "addr", "show", "eth0"))
+
+    def director(self) -> None:
+        script = ["modprobe virtio_net"]
+        for device, address in (("eth0", "203.0.113.2/24"), ("eth1", "192.0.2.2/24")):
+            script += [f"ip addr add {address} dev {device}", f"ip link set {device} up"]
+        self.must("sh", "-ec", "\n".join([*script, *remarks("directors")]))
+        owner = "keepalived_script"
+        self.guest.install("/etc/keepalived/keepalived.conf", config())
+        self.guest.install("/etc/keepalived/has-lease", (DEPLOY / "ipvs/has-lease").read_text(), 0o755)
+        self.guest.install("/etc/keepalived/etcdctl.env", ETCDCTL, 0o600)
+        self.guest.install("/etc/keepalived/etcd-ca.pem", self.etcd.ca)
+        self.must("chown", owner, "/etc/keepalived/etcdctl.env")
+
+    def weights(self) -> dict[str, int]:
+        """Member -> its weight, of those that the director has in its service."""
+        hosts = {f"C00002{11 + n:02X}:0000": name for n, name in enumerate(MEMBERS)}
+        lines = [line.split() for line in self.must("cat", "/proc/net/ip_vs").splitlines()]
+        return {hosts[line[1]]: int(line[3]) for line in lines if line[0] == "->" and line[1] in hosts}
+
+    def sessions(self) -> dict[int, set[str]]:
+        """Client -> the members that the director has sessions to, for either of its ports."""
+        hosts = {f"C00002{11 + n:02X}": name for n, name in enumerate(MEMBERS)}
+        found: dict[int, set[str]] = {}
+        for line in self.must("cat", "/proc/net/ip_vs_conn").splitlines():
+            words = line.split()
+            if words[0] == "UDP" and words[1].startswith("CB0071"):
+                found.setdefault(int(words[1][-2:], 16), set()).add(hosts[words[5]])
+        return found
+
+    def at(self) -> dict[int, set[str]]:
+        """Client -> the members that have an SA with it."""
+        found: dict[int, set[str]] = {}
+        for name, machine in self.members.items():
+            if "gateway" in machine.processes:
+                for sa in ask(machine, "sas")["sas"]:
+                    found.setdefault(int(sa["identity"].partition(".")[0]), set()).add(name)
+        return found
+
+    def proofs(self) -> dict[int, list[str]]:
+        """Client -> how it was told that its SA is gone."""
+        found: dict[int, list[str]] = {}
+        for event in self.many.events():
+            if event["event"] == "verdict":
+                found.setdefault(int(event["connection"][1:]), []).append(event["proof"])
+        return found
+
+    def answers(self, sas: list[str]) -> list[bytes]:
+        """What strangers are answered, of whom some come to each member, who ask about these IKE SAs."""
+        done = self.stranger.run(
+            sys.executable,
+            str(Path(__file__).with_name("stranger.py")),
+            ",".join(STRANGERS),
+            SHARED,
+            ",".join(sas),
+        )
+        assert done.returncode == 0, done.stderr
+        return [bytes.fromhex(line) for line in done.stdout.split()]
+
+    def reassembled(self) -> int:
+        """Datagrams that came to members in fragments."""
+        found = 0
+        for each in self.members.values():
+            names, values = each.run("grep", "^Ip:", "/proc/net/snmp").stdout.splitlines()
+            found += int(dict(zip(names.split(), values.split(), strict=True))["ReasmOKs"])
+        return found
+
+
+def ask(machine: Machine, command: str) -> Any:
+    """What the gateway answers."""
+    answer = call(machine.place / "run/deadpeer/control.sock", command)
+    assert answer["ok"], answer
+    return answer["data"]
+
+
+def handed_over(machine: Machine) -> int:
+    """Datagrams that other members have handed to this one."""
+    return int(ask(machine, "counters")["counters"]["forwarding"].get("received", 0))
+
+
+def spis(machine: Machine) -> list[str]:
+    """The IKE SAs that a member has."""
+    return [sa["spi_i"] + sa["spi_r"] for sa in ask(machine, "sas")["sas"]]
+
+
+def test_members_behind_a_director(place: Path) -> None:
+    chosen = kernel()
+    assert chosen is not None
+    (place / "guest").mkdir()
+    with lan(place) as network:
+        scene = Scene(network, place / "guest", chosen)
+        with scene.guest:
+            scene.up()
+            say("up", scene.weights())
+            pings = clients_come(scene)
+            nobody_learns_of_living_sas(scene)
+            one_dies(scene, pings)
+            one_is_taken_out(scene, pings)
+            etcd_is_silent(scene, pings)
+
+
+def clients_come(scene: Scene) -> dict[int, Ping]:
+    """Both ports of a client are at one member, which sees the client's own address; each member has some."""
+    scene.many.spawn_gateway()
+    scene.until(lambda: len([e for e in scene.many.events() if e["event"] == "child_up"]) == len(CLIENTS))
+    pings = {number: Ping(scene.many, f"10.1.{number}.1", "10.10.2.1", interval_s=0.1) for number in CLIENTS}
+    for ping in pings.values():
+        ping.flows()
+    home = scene.at()
+    say("clients", home)
+    assert scene.sessions() == home
+    assert sorted(map(len, home.values())) == [1] * len(CLIENTS)
+    assert set.union(*home.values()) == set(MEMBERS)
+    seen = [sa["remote"] for each in scene.members.values() for sa in ask(each, "sas")["sas"]]
+    assert sorted(seen) == [f"203.0.113.{number}:4500" for number in CLIENTS]
+    # What is too large for one packet comes, too.
+    before = scene.reassembled()
+    script = f"import socket; socket.socket(2, 2).sendto(bytes(3000), ('{SHARED}', 4500))"
+    assert scene.stranger.run(sys.executable, "-c", script).returncode == 0
+    scene.until(lambda: scene.reassembled() > before)
+    return pings
+
+
+def nobody_learns_of_living_sas(scene: Scene) -> None:
+    """Each member is asked about the SAs of all, by strangers whom the director brings to it."""
+    living = [pair for each in scene.members.values() for pair in spis(each)]
+    assert scene.answers(living) == []
+    came = scene.sessions()
+    assert set.union(*(came[int(host.rpartition(".")[2])] for host in STRANGERS)) == set(MEMBERS)
+    say("nothing about", len(living), "living SAs")
+
+
+def one_dies(scene: Scene, pings: dict[int, Ping]) -> None:
+    """Its clients are told by another one, once its lease has ended. It comes back, and nobody notices."""
+    home, dead = scene.at(), spis(scene.members["two"])
+    lost = {number for number in CLIENTS if home[number] == {"two"}}
+    missed = {number: ping.lost() for number, ping in pings.items()}
+    since = time.time()
+    scene.members["two"].kill("gateway")
+    scene.until(lambda: "two" not in scene.weights())
+    say(f"taken out after {time.time() - since:.1f} s")
+    scene.until(lambda: scene.proofs().keys() >= lost)
+    for number, ping in pings.items():
+        ping.flows()
+        say(f"{number}: away for {ping.gap_s(since):.2f} s, {ping.lost() - missed[number]} lost")
+    assert scene.proofs() == {number: ["qcd-token"] for number in lost}
+    now = scene.until(lambda: len(found := scene.at()) == len(CLIENTS) and found)
+    assert {n: where for n, where in now.items() if n not in lost} == {
+        n: where for n, where in home.items() if n not in lost
+    }
+    assert scene.answers(dead) != []
+    scene.members["two"].start_gateway()
+    scene.until(lambda: scene.weights().keys() == set(MEMBERS))
+    for ping in pings.values():
+        ping.flows()
+    assert scene.at() == now
+    say("and is back")
+
+
+def one_is_taken_out(scene: Scene, pings: dict[int, Ping]) -> None:
+    """As docs/cluster.md says: the director sends it nobody any more, then it drains, then it is stopped."""
+    told, home = scene.proofs(), scene.at()
+    mine = {number for number in CLIENTS if home[number] == {"one"}}
+    one = scene.members["one"]
+    assert mine
+    missed = {number: ping.lost() for number, ping in pings.items()}
+    since = time.time()
+    scene.must("touch", "/etc/keepalived/out.0")
+    scene.until(lambda: "one" not in scene.weights())
+    # Others hand it what belongs to its SAs.
+    before = handed_over(one)
+    scene.until(lambda: handed_over(one) >= before + 10)
+    for ping in pings.values():
+        ping.flows()
+    assert scene.at() == home
+    done = one.run("deadpeer", "drain", timeout_s=60.0)
+    assert done.returncode == 0, done.stderr
+    scene.until(lambda: len(found := scene.at()) == len(CLIENTS) and {"one"} not in found.values())
+    one.kill("gateway", signal.SIGTERM)
+    for number, ping in pings.items():
+        ping.flows()
+        say(f"{number}: away for {ping.gap_s(since):.2f} s, {ping.lost() - missed[number]} lost")
+    assert scene.proofs() == told
+    one.start_gateway()
+    scene.must("rm", "/etc/keepalived/out.0")
+    scene.until(lambda: scene.weights().keys() == set(MEMBERS))
+    say("drained")
+
+
+def etcd_is_silent(scene: Scene, pings: dict[int, Ping]) -> None:
+    """While nobody knows who lives, nobody is taken out; when etcd is back, all goes on."""
+    etcd = scene.etcd.machine.processes["etcd"]
+    checks = scene.guest.log("keepalived").count("Removing service")
+    os.killpg(etcd.pid, signal.SIGSTOP)
+    try:
+        assert scene.guest.run(*CHECK, "9").returncode == 0
+        say("etcd is silent", scene.weights())
+        assert scene.weights().keys() == set(MEMBERS)
+        assert scene.guest.log("keepalived").count("Removing service") == checks
+    finally:
+        os.killpg(etcd.pid, signal.SIGCONT)
+    for ping in pings.values():
+        ping.flows()
+    say("etcd is back")

@@ -52,6 +52,17 @@ def test_nobody_serves_for_longer_than_its_record_says_whatever_the_store_grants
     assert world.violations == []
 
 
+def test_that_leases_are_longer_than_was_asked_for_is_told_once() -> None:
+    world = World(33)
+    world.store = GenerousStore(world)
+    up(world)
+    world.run(60.0)
+    for member in world.members:
+        [told] = [t for t in member.troubles if t.kind == "lease_longer"]
+        assert told.numbers == {"granted_s": 20}
+        assert told.why == "5 s were asked for: a dead member is written off so much later"
+
+
 class StubbornStore(SimStore):
     """Refuses new secrets so many times: as outrun, or without an answer."""
 

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from tests.deploy.machines import DEPLOY, ROOT, Lan, Machine, until
 
 SHARED = "203.0.113.10"
-LEASE_S = 3
+LEASE_S = 4
 ETCD = ("192.0.2.21", "192.0.2.22", "192.0.2.23")
 
 

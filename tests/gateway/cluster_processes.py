@@ -23,7 +23,7 @@ from tests.support.loopback import LoopbackNet
 from deadpeer.plane.packets import decode_echo, echo_reply, echo_request
 
 FORWARD = 15502
-LEASE_S = 5
+LEASE_S = 6
 """So long that a busy machine, which holds up a member or etcd for a second or two, costs nobody a lease."""
 
 

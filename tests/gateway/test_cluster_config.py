@@ -11,7 +11,7 @@ import pytest
 from tests.gateway.documents import base_cluster, base_document, write_config
 
 from deadpeer.cli import main
-from deadpeer.gateway.cluster_config import ClusterOptions
+from deadpeer.gateway.cluster_config import ClusterOptions, cautions
 from deadpeer.gateway.config import ConfigError, load
 from deadpeer.values import Address
 
@@ -40,7 +40,9 @@ def test_the_least(place: Path) -> None:
     options = loaded(place)
     assert (options.name, options.member, options.key) == ("edge", 3, b"\x5a" * 32)
     assert (options.lease_s, options.forward) == (5, Address("127.0.0.1", 15502))
-    assert options.margin.usable_s(5) == pytest.approx(4.7)
+    assert options.ttl_s == 4
+    assert options.usable_s == pytest.approx(3.71)
+    assert options.spare_s == pytest.approx(2.91), "a keepalive may have been due the moment before"
     assert "5a5a" not in repr(options) and "ZZZZ" not in repr(options)
 
 
@@ -117,8 +119,10 @@ def test_etcd_with_tls_and_a_password(place: Path) -> None:
         ({"etcd_user": "deadpeer"}, "etcd_password_file", "etcd_user needs it"),
         ({"etcd_password_file": "ca.pem"}, "etcd_user", "a password is for a user"),
         ({"forward_listen": None}, "forward_listen", "or write forward = false"),
-        ({"lease": 2, "margin": 1}, "margin", "half of it is needed"),
-        ({"drift": 0.5}, "margin", "half of it is needed"),
+        ({"lease": 3, "margin": 1}, "margin", "half of them is needed"),
+        ({"lease": 2}, "lease", "3"),
+        ({"lease": 4.5}, "lease", "not a whole number"),
+        ({"drift": 0.5}, "margin", "half of them is needed"),
         ({"etcd": []}, "etcd", "not empty"),
     ],
 )
@@ -148,14 +152,55 @@ def test_check_sums_it_up_without_anything_secret(place: Path, capsys: pytest.Ca
     assert main(["check", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "member 3 of cluster edge: etcd http://127.0.0.1:2379,\n" in printed
-    assert "  lease 5 s, of which 4.7 s are used, forwarding at 127.0.0.1:15502\n" in printed
+    assert (
+        "  lease 5 s, within which it is written off if it dies; forwarding at 127.0.0.1:15502\n" in printed
+    )
+    assert "  etcd is asked for 4 s, of which 3.71 s are used: etcd may be away for 2.91 s\n" in printed
+    assert "warning" not in printed
     assert main(["check", "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert json.loads(printed)["cluster"]["member"] == 3
     assert "5a5a" not in printed
     write_config(place, base_document() | {"cluster": base_cluster() | {"forward": False}})
     assert main(["check", str(file)]) == 0
-    assert "are used, no forwarding\n" in capsys.readouterr().out
+    assert "if it dies; no forwarding\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("keys", "warns"),
+    [
+        ({"etcd": "http://127.0.0.1:2379, http://[::1]:2379, http://localhost:2379"}, []),
+        ({"etcd": "https://192.0.2.1:1, http://192.0.2.2:1"}, ["in the clear, to http://192.0.2.2:1; use"]),
+        ({"etcd": "http://[2001:db8::1]:1"}, ["in the clear, to http://[2001:db8::1]:1; use"]),
+        ({"etcd": "https://192.0.2.1:1"}, []),
+        ({"etcd": "https://a.example:1, https://192.0.2.1:1"}, ["named by a.example: while DNS"]),
+        ({"etcd": "http://etcd:1"}, ["in the clear, to http://etcd:1; use", "named by etcd: while DNS"]),
+        ({"lease": 3}, ["away for 1.33 s only"]),
+        ({"lease": 4}, []),
+    ],
+)
+def test_check_warns_of_what_works_and_may_not_be_wanted(
+    place: Path, keys: dict[str, Any], warns: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    private(place, "ca.pem", PEM)
+    cluster = base_cluster() | {"etcd_user": "deadpeer"} | keys
+    cluster["etcd_password_file"] = private(place, "password", "pass word\n")
+    if "https:" in cluster["etcd"]:
+        cluster["etcd_ca"] = "ca.pem"
+    file = write_config(place, base_document() | {"cluster": cluster})
+    assert main(["check", "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(printed)["cluster"]["warnings"]
+    assert len(found) == len(warns)
+    assert all(want in warning for want, warning in zip(warns, found, strict=True))
+    assert main(["check", str(file)]) == 0
+    lines = capsys.readouterr().out
+    assert all(f"  warning: {warning}\n" in lines for warning in found)
+    assert "pass word" not in printed + lines
+
+
+def test_without_a_password_nothing_goes_in_the_clear(place: Path) -> None:
+    assert list(cautions(loaded(place, etcd="http://192.0.2.1:2379"))) == []
 
 
 @pytest.mark.parametrize("key", ["name", "member", "key_file", "etcd"])

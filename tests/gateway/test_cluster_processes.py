@@ -17,6 +17,8 @@ from tests.gateway.processes import PATIENCE_S, Gateway, environment, until
 from tests.support import signals
 from tests.support.etcd import needs_etcd
 
+from deadpeer.cluster.steps import ttl_of
+
 pytestmark = needs_etcd
 
 
@@ -77,11 +79,12 @@ def test_a_killed_members_client_comes_back_by_token_and_the_member_by_a_new_lif
     first, second = cluster.members
     status = cluster.status(0)
     assert (status["member"], status["epoch"], status["serving"], status["fenced"]) == (0, 1, True, False)
-    assert 0 < status["lease_left_s"] <= LEASE_S
+    assert (status["lease_s"], status["ttl_s"]) == (LEASE_S, ttl_of(LEASE_S))
+    assert 0 < status["lease_left_s"] <= ttl_of(LEASE_S)
     assert [other["leased"] for other in status["members"]] == [True, True]
     line = first.command("sas").stdout.splitlines()[0]
     assert line.startswith("member 0 of cluster test: serving, epoch 1, lease ")
-    assert line.endswith(f" of {LEASE_S} s, 1 other member alive")
+    assert line.endswith(f" of {ttl_of(LEASE_S)} s, 1 other member alive")
 
     first.kill()
     cluster.road.to = 1
@@ -119,7 +122,7 @@ def test_without_etcd_all_stands_still_and_then_goes_on_in_the_same_sas(
     assert first.command("sas").stdout.startswith("member 0 of cluster test: fenced, epoch 1, ")
     done = first.command("down", "net")
     assert (done.returncode, "is fenced" in done.stderr) == (1, True)
-    time.sleep(max(0.0, LEASE_S + 2 - (time.monotonic_ns() - stopped["mono_ns"]) / 1e9))
+    time.sleep(max(0.0, LEASE_S + 1 - (time.monotonic_ns() - stopped["mono_ns"]) / 1e9))
     cluster.etcd.start() if absence == "killed" else cluster.etcd.thaw()
     first.wait_for("unfenced")
     cluster.ping_until_it_works()
@@ -169,7 +172,7 @@ def test_a_member_by_itself_that_was_stopped_goes_on_in_the_same_sas(place: Path
         before, mark = spi_of(member), len(member.events())
         signals.freeze(member.process.pid)
         cluster.ping_in_vain(10)
-        time.sleep(LEASE_S + 2.0)
+        time.sleep(LEASE_S + 1.0)
         signals.thaw(member.process.pid)
         member.wait_for("fenced", mark)
         member.wait_for("unfenced", mark)

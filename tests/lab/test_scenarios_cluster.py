@@ -298,7 +298,7 @@ def scenario(*words: str) -> dict[str, Any]:
 @needs_etcd
 def test_a_killed_members_clients_are_back_and_nobody_sells_a_token_for_a_living_sa() -> None:
     # Without forwarding each member must know by itself whose SAs live.
-    sizes = ("--members", "3", "--clients", "3", "--lease", "4", "--seed", "1", "--no-forward")
+    sizes = ("--members", "3", "--clients", "3", "--lease", "5", "--seed", "1", "--no-forward")
     run = scenario("cluster", "--event", "kill", *sizes)
     assert run["forward"] is False
     assert run["verdict"] == "qcd-token"

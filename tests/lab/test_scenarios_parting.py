@@ -23,7 +23,7 @@ NEVER = {"tokens for living SAs", "tokens for SAs that were used again afterward
 def runs(*events: str) -> dict[str, dict[str, Any]]:
     """The records of a small cluster to which these things happen, by what happened."""
     command = [sys.executable, "-m", "deadpeer", "lab", "--json", "--scenario", "cluster", "--seed", "1"]
-    command += ["--members", "2", "--clients", "2", "--lease", "2"]
+    command += ["--members", "2", "--clients", "2", "--lease", "3"]
     command += [word for event in events for word in ("--event", event)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.stdout, done.stderr

@@ -279,10 +279,11 @@ class World:
     def run(self, seconds: float) -> None:
         """Let time pass."""
         end = self.now_ns + int(seconds * S)
-        while self._events and self._events[0][0] <= end:
-            self.now_ns, _, work = heapq.heappop(self._events)
+        while (at_ns := self._next_ns(end)) <= end:
+            self.now_ns = at_ns
             self.store.expire()
-            work()
+            if self._events and self._events[0][0] <= at_ns:
+                heapq.heappop(self._events)[2]()
         self.now_ns = end
         self.store.expire()
         self.check()
@@ -378,6 +379,11 @@ class World:
                     continue
                 if member.serves:
                     self._violated(f"{number} serves in epoch {member.process.epoch}, ended: {ended}")
+
+    def _next_ns(self, end_ns: int) -> int:
+        """When something happens next; behind `end_ns` if nothing does until then."""
+        event_ns = self._events[0][0] if self._events else end_ns + 1
+        return min(event_ns, max(self.now_ns, self.store.due_ns)) if self.store_up else event_ns
 
     def _violated(self, what: str) -> None:
         self.violations.append(f"{self.now_ns / S:.3f} s: {what}")

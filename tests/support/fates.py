@@ -93,7 +93,7 @@ def draw(seed: int, sizes: tuple[int, int] = SIZES) -> Fate:
     dice = random.Random(f"fate {seed}")
     members = dice.randint(*sizes)
     way = dice.choice(list(WAYS))
-    ttl_s = dice.choice([2, 5, 5, 5, 10])
+    ttl_s = dice.choice([2, 4, 4, 4, 10])
     options = GENEROUS if dice.random() < 0.5 else CrashOptions()
     fleet = Fleet(seed, members, 2 + (members + 1) // 3, ttl_s, WAYS[way], options, "start")
     fleet.dice = dice
@@ -103,6 +103,7 @@ def draw(seed: int, sizes: tuple[int, int] = SIZES) -> Fate:
         gateway.watch_delay_s = dice.choice([0.001, 0.1, 3.0, 60.0])
         gateway.forwards = dice.random() < 0.7
     fleet.store.drift = dice.uniform(-DRIFT, DRIFT)
+    fleet.store.looks_ns = dice.choice([0, S // 2])
     fate.tell(f"{members} members, {len(fleet.clients)} clients, {way}, leases of {ttl_s} s")
     return fate
 

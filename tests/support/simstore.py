@@ -52,7 +52,8 @@ class Lease:
 
 
 class SimStore:
-    """One copy, linearizable. `drift`: how much slower the leader's clock runs than true time, as a share."""
+    """One copy, linearizable. `drift`: how much slower the leader's clock runs than true time, as a share.
+    `looks_ns`: so often it looks for leases that have run out; 0: they go at once."""
 
     def __init__(self, world: Surroundings) -> None:
         self._world = world
@@ -60,11 +61,12 @@ class SimStore:
         self.leases: dict[int, Lease] = {}
         self.revision = 1
         self.drift = 0.0
+        self.looks_ns = S // 2
         self.restored = 0
         self.term = 1
         self._next_lease = 1000
-        self._soonest_ns = 0
-        """No lease ends before that."""
+        self.due_ns = 0
+        """No lease goes before that."""
         self._ttl_s: dict[int, float] = {}
         """Of all leases that were ever granted: a snapshot holds that."""
 
@@ -83,10 +85,13 @@ class SimStore:
                 lease = self.leases.get(number)
                 if lease is None:
                     return TimeToLiveReply(number, -1, self.term)
-                left_s = (lease.ends_ns - self._world.now_ns) / S / (1 + self.drift)
+                left_s = max(0, lease.ends_ns - self._world.now_ns) / S / (1 + self.drift)
                 return TimeToLiveReply(number, int(left_s), self.term)
             case KeepAlive(lease=number):
                 lease = self.leases.get(number)
+                if lease is not None and lease.ends_ns <= self._world.now_ns:
+                    self._drop(number)  # etcd answers when it is gone
+                    lease = None
                 if lease is None:
                     return KeepAliveReply(0)
                 lease.ends_ns = self._ends(lease.ttl_s)
@@ -109,13 +114,15 @@ class SimStore:
                 return Failed("what?")
 
     def expire(self) -> None:
-        """Drop the leases that have run out; without a leader none does."""
+        """Drop the leases that have run out, if it looks for them now; without a leader none does."""
         now_ns = self._world.now_ns
-        if now_ns < self._soonest_ns or not self._world.store_up:
+        if now_ns < self.due_ns or not self._world.store_up:
             return
-        for number in [n for n, lease in self.leases.items() if lease.ends_ns <= now_ns]:
+        for number in [n for n, lease in self.leases.items() if self._looks(lease.ends_ns) <= now_ns]:
             self._drop(number)
-        self._soonest_ns = min((lease.ends_ns for lease in self.leases.values()), default=now_ns + 3600 * S)
+        self.due_ns = self._looks(
+            min((lease.ends_ns for lease in self.leases.values()), default=now_ns + 3600 * S)
+        )
 
     def new_leader(self, extra_s: float = 0.0) -> None:
         """After an election every lease that is left has its whole time again, and what etcd adds to it: the
@@ -147,7 +154,11 @@ class SimStore:
     def _begin(self, number: int, ttl_s: float) -> None:
         self._ttl_s[number] = ttl_s
         self.leases[number] = Lease(ttl_s, self._ends(ttl_s))
-        self._soonest_ns = min(self._soonest_ns, self.leases[number].ends_ns)
+        self.due_ns = min(self.due_ns, self._looks(self.leases[number].ends_ns))
+
+    def _looks(self, ends_ns: int) -> int:
+        """When it is seen that a lease has run out."""
+        return -(-ends_ns // self.looks_ns) * self.looks_ns if self.looks_ns else ends_ns
 
     def _ends(self, ttl_s: float) -> int:
         return self._world.now_ns + int(ttl_s * S * (1 + self.drift))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .parser import OK, USAGE, add_json, fail, print_json
 
 if TYPE_CHECKING:
+    from deadpeer.gateway.cluster_config import ClusterOptions
     from deadpeer.gateway.config import GatewayConfig
     from deadpeer.ike.connection import ChildConfig, Connection
 
@@ -68,16 +69,7 @@ def summarise(config: GatewayConfig) -> dict[str, Any]:
 def _shared(config: GatewayConfig) -> dict[str, Any]:
     """With whom the gateway shares its SAs' fate, if with anybody."""
     if (cluster := config.cluster) is not None:
-        return {
-            "cluster": {
-                "name": cluster.name,
-                "member": cluster.member,
-                "etcd": list(cluster.etcd.endpoints),
-                "lease_s": cluster.lease_s,
-                "usable_s": round(cluster.margin.usable_s(cluster.lease_s), 3),
-                "forward": None if cluster.forward is None else str(cluster.forward),
-            }
-        }
+        return {"cluster": _cluster(cluster)}
     if (standby := config.standby) is not None:
         return {
             "standby": {
@@ -88,6 +80,22 @@ def _shared(config: GatewayConfig) -> dict[str, Any]:
             }
         }
     return {}
+
+
+def _cluster(cluster: ClusterOptions) -> dict[str, Any]:
+    from deadpeer.gateway.cluster_config import cautions
+
+    return {
+        "name": cluster.name,
+        "member": cluster.member,
+        "etcd": list(cluster.etcd.endpoints),
+        "lease_s": cluster.lease_s,
+        "ttl_s": cluster.ttl_s,
+        "usable_s": round(cluster.usable_s, 3),
+        "spare_s": round(cluster.spare_s, 3),
+        "forward": None if cluster.forward is None else str(cluster.forward),
+        "warnings": list(cautions(cluster)),
+    }
 
 
 def _connection(connection: Connection) -> dict[str, Any]:
@@ -140,7 +148,11 @@ def _print(summary: dict[str, Any], file: Path) -> None:
     if (cluster := summary.get("cluster")) is not None:
         forward = "no forwarding" if cluster["forward"] is None else f"forwarding at {cluster['forward']}"
         print(f"member {cluster['member']} of cluster {cluster['name']}: etcd {', '.join(cluster['etcd'])},")
-        print(f"  lease {cluster['lease_s']} s, of which {cluster['usable_s']:g} s are used, {forward}")
+        ttl, usable, spare = (f"{cluster[name]:g} s" for name in ("ttl_s", "usable_s", "spare_s"))
+        print(f"  lease {cluster['lease_s']} s, within which it is written off if it dies; {forward}")
+        print(f"  etcd is asked for {ttl}, of which {usable} are used: etcd may be away for {spare}")
+        for warning in cluster["warnings"]:
+            print(f"  warning: {warning}")
     if (standby := summary.get("standby")) is not None:
         print(
             f"gateway {standby['number']} of the two at {standby['address']}: partner {standby['partner']},"

@@ -60,7 +60,7 @@ def _show(answer: Mapping[str, Any]) -> None:
 def _member(cluster: Mapping[str, Any]) -> str:
     """One line about this member of a cluster."""
     state = "fenced" if cluster["fenced"] else "serving" if cluster["serving"] else "joining"
-    lease = f"lease {cluster['lease_left_s']:.1f} of {cluster['lease_s']} s"
+    lease = f"lease {cluster['lease_left_s']:.1f} of {cluster['ttl_s']} s"
     others = sum(
         1 for other in cluster["members"] if other["leased"] and other["member"] != cluster["member"]
     )

@@ -242,8 +242,11 @@ class Membership:
             case Range(), RangeReply():
                 self._read_asked_ns = max(self._read_asked_ns, pending.asked_ns)
                 self._read(now_ns, unix_s, reply)
-            case Grant(), GrantReply():
+            case Grant(ttl_s=asked_s), GrantReply(ttl_s=granted_s):
                 self._me = replace(self._me, lease=reply.lease)
+                if granted_s > asked_s:
+                    why = f"{asked_s:g} s were asked for: a dead member is written off so much later"
+                    self._tell("lease_longer", why, {"granted_s": granted_s})
                 self._lasts(pending.asked_ns, reply.ttl_s)
                 self._read_due_ns = now_ns
             case KeepAlive(), KeepAliveReply():

@@ -23,8 +23,22 @@ from deadpeer.cluster.secrets import SECRET_SIZE, ClusterSecrets, KeyKind, Seale
 from deadpeer.cluster.store import Grant, Put, Request, Txn
 from deadpeer.crypto import Entropy
 
+LEAST_TTL_S = 2
+"""etcd grants no shorter lease: one and a half of its election timeout, in whole seconds, which is 1 s unless
+somebody has changed it."""
+WRITE_OFF_S = 1
+"""Between the end of a lease and the write-off, at most: etcd looks for leases that have run out every half
+second; then it is a read and a transaction."""
+LEAST_LEASE_S = LEAST_TTL_S + WRITE_OFF_S
+"""Within less a dead member can't be written off."""
 DOUBT_TTLS = 1.2
 """Times of a lease: how long it is not known whether a lease that is not there has ended."""
+
+
+def ttl_of(lease_s: int) -> int:
+    """For how long to ask the store for a lease, seconds, so that a member that died is written off `lease_s`
+    after its death at the latest. At least `LEAST_TTL_S`."""
+    return max(LEAST_TTL_S, lease_s - WRITE_OFF_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +49,7 @@ class MemberConfig:
     number: int
     machine: str
     forward: str = ""
-    ttl_s: int = 5
+    ttl_s: int = ttl_of(5)
     margin: Margin = field(default_factory=Margin)
 
 

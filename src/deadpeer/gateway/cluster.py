@@ -87,7 +87,7 @@ class ClusterMember:
             number=options.member,
             machine=machine(site.state_dir),
             forward="" if options.advertise is None else str(options.advertise),
-            ttl_s=options.lease_s,
+            ttl_s=options.ttl_s,
             margin=options.margin,
         )
         self._membership = Membership(config, self._epochs.epoch, self._sealer, site.entropy)
@@ -188,6 +188,7 @@ class ClusterMember:
             "serving": self.core_clock.open and self._life is not None,
             "fenced": not self.core_clock.open,
             "lease_s": self._options.lease_s,
+            "ttl_s": self._options.ttl_s,
             "lease_left_s": 0.0 if until_ns is None else max(0.0, (until_ns - now_ns) / NS_PER_S),
             "clock_slow": calibration.slow is not None,
             "clock_rate": calibration.rate(now_ns),
@@ -264,7 +265,8 @@ class ClusterMember:
     def _obey(self, output: Output) -> None:
         match output:
             case Asked():
-                if isinstance(output.request, Revoke):
+                if self._leaving and isinstance(output.request, Revoke):
+                    # Those before are of leases by which our clock was measured.
                     self._revoke = output.number
                 if self._etcd is not None:
                     self._etcd.ask(output)

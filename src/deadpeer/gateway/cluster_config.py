@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from deadpeer.cluster.fence import Margin
+from deadpeer.cluster.membership import KEEPALIVES
 from deadpeer.cluster.secrets import SECRET_SIZE
+from deadpeer.cluster.steps import ttl_of
 from deadpeer.rates import Rate
 from deadpeer.values import Address
 
@@ -17,6 +21,10 @@ from .errors import Problem, Problems
 from .files import read_private, read_public
 from .notation import parse_host
 from .schema_cluster import ClusterSection
+
+ELECTION_S = 2.0
+"""How long etcd may be without a leader when it loses one: at most twice its election timeout, which is 1 s
+unless somebody has changed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +41,9 @@ class EtcdOptions:
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """Membership of a cluster. `key`: 32 octets. `forward`: where we take forwarded datagrams, or None.
-    `advertise`: where the others are told to send them, or None."""
+    """Membership of a cluster. `key`: 32 octets. `lease_s`: within what time a dead member is to be written
+    off. `forward`: where we take forwarded datagrams, or None. `advertise`: where the others are told to send
+    them, or None."""
 
     name: str
     member: int
@@ -45,6 +54,21 @@ class ClusterOptions:
     forward: Address | None
     advertise: Address | None
     forward_rate: Rate
+
+    @property
+    def ttl_s(self) -> int:
+        """What etcd is asked for: how long our lease lasts after a keepalive, seconds."""
+        return ttl_of(self.lease_s)
+
+    @property
+    def usable_s(self) -> float:
+        """For how much of that we serve, from the sending of a keepalive, with a clock that was measured."""
+        return self.margin.usable_s(self.ttl_s)
+
+    @property
+    def spare_s(self) -> float:
+        """How long etcd may be away, whenever it goes, before we are fenced."""
+        return max(0.0, self.usable_s - self.ttl_s / KEEPALIVES)
 
 
 def resolve_cluster(section: ClusterSection, directory: Path, problems: Problems) -> ClusterOptions | None:
@@ -80,6 +104,37 @@ def resolve_cluster(section: ClusterSection, directory: Path, problems: Problems
         advertise=advertise,
         forward_rate=Rate(section.forward_rate, section.forward_rate),
     )
+
+
+def cautions(options: ClusterOptions) -> Iterator[str]:
+    """What works, and may not be what somebody wants; for `deadpeer check`."""
+    hosts = {endpoint: urlsplit(endpoint).hostname or "" for endpoint in options.etcd.endpoints}
+    bare = [each for each, host in hosts.items() if each.startswith("http:") and not _is_here(host)]
+    if options.etcd.user is not None and bare:
+        yield f"the password of etcd_user goes over the network in the clear, to {', '.join(bare)}; use https://"
+    names = [host for host in hosts.values() if _address(host) is None and not _is_here(host)]
+    if names:
+        yield (
+            f"etcd is named by {', '.join(names)}: while DNS does not answer, no keepalive gets through that"
+            " needs a new connection, and this member is fenced; name addresses"
+        )
+    if options.spare_s < ELECTION_S:
+        yield (
+            f"etcd may be away for {options.spare_s:.2f} s only, and takes up to {ELECTION_S:g} s to elect a"
+            " leader, while which this member is fenced; a longer lease bears that, for example: lease = 5"
+        )
+
+
+def _is_here(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def _cluster_key(path: Path) -> bytes:
@@ -173,10 +228,12 @@ def _check_lease(lease_s: float) -> None:
 
 def _check_margin(lease_s: float, margin: Margin) -> None:
     # Keepalives go out at each fifth of a lease; one that is lost or late must not fence us.
-    if margin.usable_s(lease_s) < lease_s / 2:
+    ttl_s = ttl_of(int(lease_s))
+    if margin.usable_s(ttl_s) < ttl_s / 2:
         raise Problem(
-            f"{margin.slack_s:g} s and drift {margin.drift:g} leave {margin.usable_s(lease_s):g} s of a lease"
-            f" of {lease_s:g} s, and half of it is needed; lower them or raise lease, for example: lease = 5"
+            f"{margin.slack_s:g} s and drift {margin.drift:g} leave {margin.usable_s(ttl_s):g} s of the"
+            f" {ttl_s} s that etcd is asked for with a lease of {lease_s:g} s, and half of them is needed;"
+            " lower these or raise lease, for example: lease = 5"
         )
 
 

@@ -43,7 +43,8 @@ class GatewaySection(Section):
 
     state_dir: Text = key(
         "/var/lib/deadpeer",
-        "Directory for what must survive a crash. Mode 0700; created if missing; one daemon at a time.",
+        "Directory for what must survive a crash. Mode 0700; created if missing; one daemon at a time."
+        " Never a copy of another gateway's: the two would give tokens away for each other's living SAs.",
         '"/var/lib/deadpeer"',
     )
     control: Text = key(

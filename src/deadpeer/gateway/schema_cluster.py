@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from deadpeer.cluster.steps import LEAST_LEASE_S
+
 from .shapes import Burst, Seconds, Section, Strings, Text, key
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -58,14 +60,15 @@ class ClusterSection(Section):
     )
     lease: Seconds = key(
         5.0,
-        "A member of which etcd has not heard for so long is dead to the others. Whole seconds.",
+        "Within so many seconds after its death a member is written off by the others, and then its clients"
+        " hear of it. A whole number; etcd is asked for a lease of one second less.",
         '"5s"',
-        ge=2,
+        ge=LEAST_LEASE_S,
         le=3600,
     )
     margin: Seconds = key(
         0.25,
-        "A member stops so long before its lease could run out, for what lies between its looking at the"
+        "A member stops so long before etcd could end its lease, for what lies between its looking at the"
         " clock and the packet on the wire.",
         '"250ms"',
     )

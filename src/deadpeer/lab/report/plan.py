@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deadpeer.cluster.steps import ttl_of
 from deadpeer.lab.attacks.model import Attack
 from deadpeer.lab.copies.place import CopiesPlan
 from deadpeer.lab.options import IDLE_PROBE_S, LIVENESS_S, LOSSES, METHODS, LabError, LabOptions, Lost, Method
@@ -49,7 +50,7 @@ class Sizes:
 
 FULL = Sizes(5, 3, (0.0, 20.0, 50.0, 100.0, 200.0, 300.0), 10.0, 20, reference=True, all_methods=True)
 QUICK = Sizes(
-    1, 1, (0.0, 100.0, 300.0), 4.0, 5, reference=False, all_methods=False, quick=True, lease_s=3, members=2
+    1, 1, (0.0, 100.0, 300.0), 4.0, 5, reference=False, all_methods=False, quick=True, lease_s=4, members=2
 )
 
 
@@ -144,7 +145,7 @@ class ScenarioTask:
         plan = self.plans[0]
         if plan.standby:
             return AROUND_FAILOVER_S + FAILOVER_S * len(plan.happenings)
-        return AROUND_CLUSTER_S + 2 * plan.lease_s + (CLUSTER_S + plan.lease_s) * len(plan.happenings)
+        return AROUND_CLUSTER_S + 2 * ttl_of(plan.lease_s) + (CLUSTER_S + plan.lease_s) * len(plan.happenings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from deadpeer.cluster.steps import DOUBT_TTLS
+from deadpeer.cluster.steps import DOUBT_TTLS, ttl_of
 from deadpeer.gateway.client import ControlError, call
 from deadpeer.lab.options import START_TIMEOUT_S, LabError
 from deadpeer.lab.process import Process, Record, launch
@@ -137,8 +137,8 @@ class Field:
         for member in self.members:
             stack.push_async_callback(member.stop)
             await member.start()
-        known = time.monotonic() + 1.0 + DOUBT_TTLS * plan.lease_s
-        doubt_s = DOUBT_TTLS * plan.lease_s
+        doubt_s = 0.0 if plan.standby else DOUBT_TTLS * ttl_of(plan.lease_s)
+        known = time.monotonic() + 1.0 + doubt_s
         if not plan.standby:
             self.say(
                 f"{plan.members} members join; this etcd has never heard of them, so that each waits"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deadpeer.cluster.steps import LEAST_LEASE_S, ttl_of
 from deadpeer.lab.options import LabError, Method
 from deadpeer.lab.sites import is_free
 from deadpeer.values import Address
@@ -43,8 +44,8 @@ SERVER_INNER = "10.20.0.1"
 """The host behind every member."""
 
 BACK_S = 3.0
-"""Seconds beyond the lease within which the clients of a member that is gone must be back: etcd looks at
-leases twice a second, the others write down that the life is over, and then it is a few round trips."""
+"""Seconds beyond the lease within which the clients of a member that is gone must be back. When it has passed
+the others have written down that the life is over, and then it is a few round trips."""
 
 RESUME_S = 3.0
 """Seconds within which all traffic must be back after etcd is."""
@@ -72,7 +73,7 @@ class ClusterPlan:
     """How clients find out: by a token, or by SIR."""
     blink_s: float | None = None
     """How long etcd is gone for less than a lease, besides the time that it needs to start; None: an eighth
-    of the lease, of which a third may have passed when it goes."""
+    of what etcd was asked for, of which a fifth may have passed when it goes."""
 
     @classmethod
     def of_standby(
@@ -86,7 +87,7 @@ class ClusterPlan:
         for name, value, least, most in (
             ("members", self.members, 2, MAX_MEMBERS),
             ("clients", self.clients, 1, MAX_CLIENTS),
-            ("lease", self.lease_s, 0 if self.standby else 2, 3600),
+            ("lease", self.lease_s, 0 if self.standby else LEAST_LEASE_S, 3600),
         ):
             if not least <= value <= most:
                 raise LabError(f"--{name} {value}: must be between {least} and {most}", usage=True)
@@ -105,7 +106,7 @@ class ClusterPlan:
     @property
     def short_s(self) -> float:
         """How long etcd is gone where nobody is to notice."""
-        return self.lease_s / 8 if self.blink_s is None else self.blink_s
+        return ttl_of(self.lease_s) / 8 if self.blink_s is None else self.blink_s
 
     @property
     def stopped_s(self) -> float:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from deadpeer.cluster.steps import DOUBT_TTLS
+from deadpeer.cluster.steps import DOUBT_TTLS, ttl_of
 from deadpeer.gateway.client import ControlError, call
 from deadpeer.lab.options import START_TIMEOUT_S, LabError
 from deadpeer.lab.process import Process, Record, launch
@@ -93,7 +93,8 @@ class SwarmField:
             stack.push_async_callback(member.stop)
             await member.start()
         # A number that the store does not know is taken only when no older lease of it can last any more.
-        patience_s = START_TIMEOUT_S + 2 * DOUBT_TTLS * plan.lease_s
+        doubt_s = DOUBT_TTLS * ttl_of(plan.lease_s)
+        patience_s = START_TIMEOUT_S + 2 * doubt_s
         began_s = time.monotonic()
         file = files.write_client(place, plan)
         await asyncio.gather(
@@ -107,7 +108,7 @@ class SwarmField:
         else:
             self.say(f"{plan.members} members serve, each with a lease of {plan.lease_s} s in etcd")
             # Whoever has just come to know the store does not yet believe that a lease has run out.
-            known_s = began_s + 1.0 + DOUBT_TTLS * plan.lease_s
+            known_s = began_s + 1.0 + doubt_s
             if not plan.direct:
                 await asyncio.sleep(max(0.0, known_s - time.monotonic()))
         self.say(f"{plan.clients} clients wait in {plan.processes} processes, each with sockets of its own")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from deadpeer.cluster.steps import LEAST_LEASE_S
 from deadpeer.lab.options import LabError, Method
 from deadpeer.lab.sites import is_free
 from deadpeer.values import Address
@@ -75,7 +76,7 @@ class SwarmPlan:
         for name, value, least, most in (
             ("swarm", self.clients, MIN_CLIENTS, MAX_CLIENTS),
             ("members", self.members, 2, MAX_MEMBERS),
-            ("lease", self.lease_s, 2, 3600),
+            ("lease", self.lease_s, LEAST_LEASE_S, 3600),
         ):
             if not least <= value <= most:
                 raise LabError(f"--{name} {value}: must be between {least} and {most}", usage=True)

@@ -9,7 +9,7 @@ from deadpeer.lab.swarm.outcome import SwarmOutcome
 from deadpeer.lab.swarm.plan import FEW, RATIO, Event, SwarmPlan
 from deadpeer.lab.swarm.runs import run_swarm
 
-QUICK_LEASE_S = 2
+QUICK_LEASE_S = 3
 Judged = tuple[str, str, str, bool | None]
 """What was done, what was wanted, what was measured, whether it holds (None: it could not be run)."""
 

@@ -54,6 +54,8 @@ _FLUSH_S = 0.001
 _TURN_NS = 20_000_000
 """A source of events has its turn for so long: when hundreds of peers set up SAs at once, each costs
 milliseconds; a lease that is not renewed in between, or an address that is not looked for, is lost."""
+_BEGUN_FIRST = 8
+"""So many datagrams of SAs that have begun come before each one with which an SA may begin."""
 _AFTER_ERROR_S = 0.1
 _FENCED = "this member is fenced, as its lease may have run out; try again when it has one"
 _OVER = "this member's life is over; try again in the next one"
@@ -68,6 +70,8 @@ class Core(Protocol):
     @property
     def counters(self) -> Counter[str]: ...
     def sizes(self) -> dict[str, int]: ...
+    @property
+    def quiet(self) -> bool: ...
     def handle(self, now: Now, item: Input) -> None: ...
     def poll(self) -> Output | None: ...
     def deadline(self) -> Deadline | None: ...
@@ -110,6 +114,13 @@ class Runtime:
         self._held: list[Input] = []
         self._sockets = sockets
         self._port_nat_t = port_nat_t
+        nat_t = {sock.local.host: sock for sock in sockets if sock.local.port == port_nat_t}
+        self._begun = {
+            sock: nat_t[sock.local.host]
+            for sock in sockets
+            if sock.local.port != port_nat_t and sock.local.host in nat_t
+        }
+        """By the socket on which SAs are begun: where those behind a NAT go on."""
         self._engine = engine
         self._host = host
         self._routes = routes
@@ -122,6 +133,7 @@ class Runtime:
         self._core: Core | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
         self._flush: asyncio.TimerHandle | None = None
         self._unwritten: dict[str, bytes] = {}
         self._seen_errors: set[tuple[str, ...]] = set()
@@ -255,8 +267,12 @@ class Runtime:
 
     def _on_socket(self, sock: UdpSocket) -> None:
         end_ns = time.monotonic_ns() + _TURN_NS
+        begun = self._begun.get(sock)
         for datagram in sock.receive():
             self._arrive(datagram, self.router)
+            # When hundreds begin at once, who has begun goes on first: else all of them wait half-open.
+            for other in begun.receive(_BEGUN_FIRST) if begun is not None else ():
+                self._arrive(other, self.router)
             if time.monotonic_ns() >= end_ns:
                 break
         self._settle()
@@ -348,20 +364,24 @@ class Runtime:
 
     def _drain_core(self) -> bool:
         core, some = self._core, False
-        while core is not None and (now := self._time()) is not None and (output := core.poll()) is not None:
+        # Here and below: the clock is asked before each of them, for a process may be stopped among many and
+        # go on with the next; and not where there is none, which for most packets is most of the asking.
+        while core is not None and not core.quiet and (now := self._time()) is not None:
             some = True
-            self._guard("output", self._obey, now, output)
+            if (output := core.poll()) is not None:
+                self._guard("output", self._obey, now, output)
         return some
 
     def _drain_engine(self) -> bool:
         engine, some = self._engine, False
-        # Asked before each of them: a process may be stopped among many, and go on with the next.
-        while self._open() and (datagram := engine.poll_datagram()) is not None:
+        while engine.sends and self._open() and (datagram := engine.poll_datagram()) is not None:
             self._sockets.send(datagram)
-        while self._open() and (packet := engine.poll_packet()) is not None:
+        while engine.delivers and self._open() and (packet := engine.poll_packet()) is not None:
             self.counters["host_sent" if self._host.write(packet) else "host_refused"] += 1
-        while (now := self._time()) is not None and (report := engine.poll_report()) is not None:
+        while engine.reports and (now := self._time()) is not None:
             some = True
+            if (report := engine.poll_report()) is None:
+                break
             core = self._core
             if self.noted is not None and isinstance(report, UnknownSpi) and self._esp is not None:
                 self.noted(self._esp)
@@ -442,13 +462,14 @@ class Runtime:
         if self._core is not None:
             deadlines.append(self._core.deadline())
         due = min((d.at_ns for d in deadlines if d is not None), default=None)
+        # With each packet deadlines move on. A timer that is early costs one look; moving it, each time one.
+        if due is None or (self._timer is not None and self._timer_ns <= due) or self._time() is None:
+            return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None
-        if due is not None and self._time() is not None:
-            # A deadline that an error left in the past must not make the loop spin.
-            at_s = max(self._clock.loop_s(due), self._not_before_s)
-            self._timer = self._loop.call_at(at_s, self._on_timer)
+        # A deadline that an error left in the past must not make the loop spin.
+        at_s = max(self._clock.loop_s(due), self._not_before_s)
+        self._timer, self._timer_ns = self._loop.call_at(at_s, self._on_timer), due
 
     def _on_flush(self) -> None:
         self._flush = None

@@ -53,9 +53,9 @@ class UdpSocket:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def receive(self) -> Iterator[Datagram]:
-        """Up to `DRAIN` datagrams that are there now."""
-        for _ in range(DRAIN):
+    def receive(self, most: int = DRAIN) -> Iterator[Datagram]:
+        """Up to so many datagrams that are there now."""
+        for _ in range(most):
             try:
                 payload, source = self._socket.recvfrom(_MAX_DATAGRAM)
             except (BlockingIOError, InterruptedError):

@@ -69,8 +69,8 @@ class Endpoint:
         self._cookies = CookieJar(entropy)
         self._recovery = Recovery(self._env, connections)
         self._commands = Commands(self._env, self._recovery)
-        self._timed = ext.overriding(extensions, "deadline")
-        self._asked = ext.overriding(extensions, "orphan")
+        self._due: Deadline | None = None
+        self._due_known = False
         for extension in extensions:
             extension.attach(now, self)
         self._recovery.start(now)
@@ -79,6 +79,7 @@ class Endpoint:
 
     def handle(self, now: Now, item: Input) -> None:
         """Take in a datagram, a timeout, a command or a report of the data plane."""
+        self._due_known = False
         if isinstance(item, Datagram):
             self._datagram(now, item)
         elif isinstance(item, Timeout):
@@ -92,14 +93,19 @@ class Endpoint:
         """The next output, None when all are drained."""
         return self._env.poll()
 
+    @property
+    def quiet(self) -> bool:
+        """Whether `poll` would return None."""
+        return self._env.quiet
+
     def deadline(self) -> Deadline | None:
         """The earliest moment at which `handle(now, Timeout())` has something to do."""
-        earliest = self._env.timers.next()
-        for extension in self._timed:
-            deadline = extension.deadline()
-            if deadline is not None and (earliest is None or deadline.at_ns < earliest.at_ns):
-                earliest = deadline
-        return earliest
+        if not self._due_known:
+            found = [self._env.timers.next(), *(e.deadline() for e in self._env.timed)]
+            self._due = min((d for d in found if d is not None), key=lambda d: d.at_ns, default=None)
+            # Nothing moves it but what is handled: it is asked for with each packet of the data plane.
+            self._due_known = True
+        return self._due
 
     # --- for people and tests --------------------------------------------------------------------
 
@@ -365,9 +371,8 @@ class Endpoint:
             self._protected(now, octets, header, message.protected, datagram)
         else:
             sa = self._env.table.find(header.spi_i, header.spi_r)
-            if sa is not None and self._recovery.denied(now, sa, message, datagram):
-                return
-            self._orphan(now, ext.UnprotectedNews(message, datagram, sa), "unprotected message")
+            if sa is None or not self._recovery.denied(now, sa, message, datagram):
+                self._orphan(now, ext.UnprotectedNews(message, datagram, sa), "unprotected message")
 
     def _strip(self, datagram: Datagram) -> bytes | None:
         payload = datagram.payload
@@ -456,7 +461,7 @@ class Endpoint:
         self._orphan(now, ext.OrphanRequest(header, datagram), "protected request of an unknown SA")
 
     def _orphan(self, now: Now, orphan: Orphan, reason: str) -> None:
-        for extension in self._asked:
+        for extension in self._env.asked:
             if extension.orphan(now, orphan):
                 self._env.count(f"orphan: {reason}")
                 return
@@ -466,7 +471,7 @@ class Endpoint:
 
     def _timeout(self, now: Now) -> None:
         self._env.timers.fire(now)
-        for extension in self._timed:
+        for extension in self._env.timed:
             deadline = extension.deadline()
             if deadline is not None and deadline.at_ns <= now.mono_ns:
                 extension.expire(now)

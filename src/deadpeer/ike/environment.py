@@ -102,6 +102,8 @@ class Environment:
         self.entropy = entropy
         self.lifecycle = lifecycle
         self.extensions = tuple(extensions)
+        self.asked = overriding(self.extensions, "orphan")
+        self.timed = overriding(self.extensions, "deadline")
         self._observers = overriding(self.extensions, "observe")
         self._contributors = overriding(self.extensions, "notifies", "answers")
         self.table = SaTable()
@@ -124,6 +126,11 @@ class Environment:
     def poll(self) -> Output | None:
         """The next output, in order."""
         return self._outputs.popleft() if self._outputs else None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there is no output."""
+        return not self._outputs
 
     def emit(self, output: Output) -> None:
         """Queue an output."""

@@ -149,6 +149,21 @@ class EspEngine:
             return
         self._deliver(child, plaintext)
 
+    @property
+    def sends(self) -> bool:
+        """Whether there is a datagram to poll."""
+        return bool(self._datagrams)
+
+    @property
+    def delivers(self) -> bool:
+        """Whether there is a packet to poll."""
+        return bool(self._packets)
+
+    @property
+    def reports(self) -> bool:
+        """Whether there is a report to poll."""
+        return bool(self._reports)
+
     def poll_datagram(self) -> Datagram | None:
         """The next UDP datagram to send to the network."""
         return self._datagrams.popleft() if self._datagrams else None

@@ -1,8 +1,10 @@
 """Echo requests and replies as whole IP packets, v4 and v6, for hosts that are only a few lines of Python."""
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
+
+from deadpeer.values import ip_of
 
 from .esp import ipv4_length, ipv6_length
 
@@ -29,7 +31,7 @@ def echo_request(
     data: bytes = b"",
 ) -> bytes:
     """An echo request as an IP packet. Raises ValueError if the addresses are of two versions."""
-    return encode_echo(Echo(True, ip_address(src), ip_address(dst), ident, seq, data))
+    return encode_echo(Echo(True, ip_of(src), ip_of(dst), ident, seq, data))
 
 
 def echo_reply(packet: bytes) -> bytes | None:

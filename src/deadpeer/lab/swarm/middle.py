@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 
 from deadpeer.crash.sir_wire import CHECK_SPI
 from deadpeer.lab.child import LineWriter, stop_signal
-from deadpeer.lab.relay import bound, drain, unix_socket
+from deadpeer.lab.relay import DRAIN, MAX_DATAGRAM, bound, unix_socket
 from deadpeer.lab.scenarios.plan import home_of
 from deadpeer.lab.swarm.plan import SwarmPlace
 from deadpeer.lab.trace import IkeSeen, Lane, look
@@ -67,6 +67,9 @@ class Middle:
         self._ways: dict[int, int] = {}
         self._number = {place.host(number): number for number in range(place.clients)}
         self._member = {host: number for number, host in enumerate(place.members)}
+        # For each packet: nothing that could be known before.
+        self._clients = [[(place.host(number), port) for port in ports] for number in range(place.clients)]
+        self._gateways = [place.path(f"m{number}-gw") for number in range(len(place.members))]
         self._facing = [stack.enter_context(bound(Address(place.address, port))) for port in ports]
         self._towards = {
             (client, lane): stack.enter_context(bound(Address(place.inside(client), port)))
@@ -77,7 +80,7 @@ class Middle:
             stack.enter_context(unix_socket(place.path(f"m{number}-host")))
             for number in range(len(place.members))
         ]
-        self._answers: deque[tuple[int, bytes]] = deque()
+        self._answers: list[deque[bytes]] = [deque() for _ in place.members]
         self._outside = {sock.fileno(): (lane, sock) for lane, sock in enumerate(self._facing)}
         self._inside = {sock.fileno(): (*key, sock) for key, sock in self._towards.items()}
         self._behind = {sock.fileno(): number for number, sock in enumerate(self._hosts)}
@@ -93,7 +96,7 @@ class Middle:
         self._tell("ready")
         while True:
             self._out.flush()
-            for fd, _ in self._poll.poll(AGAIN_S if self._answers or self._out.waiting else 1.0):
+            for fd, _ in self._poll.poll(AGAIN_S if any(self._answers) or self._out.waiting else 1.0):
                 if fd in self._outside:
                     self._from_client(*self._outside[fd])
                 elif fd in self._inside:
@@ -108,23 +111,27 @@ class Middle:
     # --- the balancer ----------------------------------------------------------------------------
 
     def _from_client(self, lane: int, sock: socket.socket) -> None:
-        for payload, source, _ in drain(sock):
-            client = self._number.get(source.host)
-            if client is None or not self._serving:
-                continue
-            target = (self._place.members[self._way(client)], self._ports[lane])
-            # A member that is dead answers with ICMP: lost, as on any link.
-            with contextlib.suppress(OSError):
-                self._towards[client, lane].sendto(payload, target)
+        for _ in range(DRAIN):
+            try:
+                payload, (host, _) = sock.recvfrom(MAX_DATAGRAM)
+                client = self._number.get(host)
+                if client is not None and self._serving:
+                    target = (self._place.members[self._way(client)], self._ports[lane])
+                    self._towards[client, lane].sendto(payload, target)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # A member that is dead answers with ICMP: lost, as on any link.
 
     def _from_member(self, client: int, lane: int, sock: socket.socket) -> None:
-        for payload, source, now_ns in drain(sock):
-            member = self._member.get(source.host)
-            if member is None:
-                continue
-            self._look(member, LANES[lane], payload, now_ns)
-            with contextlib.suppress(OSError):
-                self._facing[lane].sendto(payload, (self._place.host(client), self._ports[lane]))
+        # One of them: there are as many sockets as clients, and asking each for a second datagram, which it
+        # seldom has, would cost as much as the first.
+        with contextlib.suppress(OSError):
+            payload, source = sock.recvfrom(MAX_DATAGRAM)
+            member = self._member.get(source[0])
+            if member is not None:
+                self._look(member, LANES[lane], payload)
+                self._facing[lane].sendto(payload, self._clients[client][lane])
 
     def _way(self, client: int) -> int:
         way = self._ways.get(client)
@@ -132,9 +139,10 @@ class Middle:
             way = self._ways[client] = home_of(self._place.host(client), sorted(self._serving))
         return way
 
-    def _look(self, member: int, lane: Lane, payload: bytes, now_ns: int) -> None:
+    def _look(self, member: int, lane: Lane, payload: bytes) -> None:
         if _says_nothing(payload, lane):
             return
+        now_ns = time.monotonic_ns()
         seen = look(payload, lane)
         if isinstance(seen, IkeSeen) and not seen.protected and DENIALS.intersection(seen.notifies):
             self._tell("said", now_ns, member=member, spi_i=seen.spi_i, spi_r=seen.spi_r)
@@ -148,18 +156,19 @@ class Middle:
             except OSError:
                 return
             reply = echo_reply(packet)
-            if reply is not None and len(self._answers) < BACKLOG:
-                self._answers.append((member, reply))
+            if reply is not None and len(self._answers[member]) < BACKLOG:
+                self._answers[member].append(reply)
 
     def _hand_over(self) -> None:
-        for _ in range(len(self._answers)):
-            member, reply = self._answers.popleft()
-            try:
-                self._hosts[member].sendto(reply, self._place.path(f"m{member}-gw"))
-            except BlockingIOError:
-                self._answers.append((member, reply))
-            except OSError:
-                pass  # that gateway is gone
+        for member, answers in enumerate(self._answers):
+            while answers:
+                try:
+                    self._hosts[member].sendto(answers[0], self._gateways[member])
+                except BlockingIOError:
+                    break
+                except OSError:
+                    pass  # that gateway is gone
+                answers.popleft()
 
     # --- commands --------------------------------------------------------------------------------
 

@@ -66,6 +66,10 @@ class ScriptedCore:
         self.inputs.append(item)
         self.script(self, now, item)
 
+    @property
+    def quiet(self) -> bool:
+        return not self.outputs
+
     def poll(self) -> Output | None:
         return self.outputs.popleft() if self.outputs else None
 
@@ -360,6 +364,22 @@ def test_a_value_that_could_not_be_written_is_written_before_the_next_transmissi
         assert [e for e in bench.journal if e[0] != "event"] == [("put", "boot"), ("send", b"x")]
 
     run(place, core, work)
+
+
+def test_who_has_begun_goes_on_before_others_begin(place: Path) -> None:
+    """Port 500: A B (begin), port 4500: c d (go on), all there before the first is read: A c d B."""
+
+    async def work(bench: Bench) -> None:
+        for payload in (b"A", b"B"):
+            bench.send(payload)
+        for payload in (b"c", b"d"):
+            bench.send(bytes(4) + payload, bench.nat)
+        await bench.until(lambda: len(bench.core.inputs) == 4)
+
+    core = ScriptedCore()
+    run(place, core, work)
+    came = [item.payload[-1:] for item in core.inputs if isinstance(item, Datagram)]
+    assert came.index(b"B") == 3 or came[:2] == [b"c", b"d"], came
 
 
 def test_the_timer_comes_at_the_earliest_deadline_and_not_before(place: Path) -> None:

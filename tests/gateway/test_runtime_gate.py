@@ -110,6 +110,14 @@ class FullEngine(EspEngine):
         super().__init__(SeededEntropy(4))
         self.datagrams, self.packets = datagrams, packets
 
+    @property
+    def sends(self) -> bool:
+        return bool(self.datagrams)
+
+    @property
+    def delivers(self) -> bool:
+        return bool(self.packets)
+
     def poll_datagram(self) -> Datagram | None:
         return self.datagrams.pop(0) if self.datagrams else None
 

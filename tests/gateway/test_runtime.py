@@ -366,22 +366,6 @@ def test_a_value_that_could_not_be_written_is_written_before_the_next_transmissi
     run(place, core, work)
 
 
-def test_who_has_begun_goes_on_before_others_begin(place: Path) -> None:
-    """Port 500: A B (begin), port 4500: c d (go on), all there before the first is read: A c d B."""
-
-    async def work(bench: Bench) -> None:
-        for payload in (b"A", b"B"):
-            bench.send(payload)
-        for payload in (b"c", b"d"):
-            bench.send(bytes(4) + payload, bench.nat)
-        await bench.until(lambda: len(bench.core.inputs) == 4)
-
-    core = ScriptedCore()
-    run(place, core, work)
-    came = [item.payload[-1:] for item in core.inputs if isinstance(item, Datagram)]
-    assert came.index(b"B") == 3 or came[:2] == [b"c", b"d"], came
-
-
 def test_the_timer_comes_at_the_earliest_deadline_and_not_before(place: Path) -> None:
     def script(core: ScriptedCore, now: Now, item: Input) -> None:
         if isinstance(item, Timeout):

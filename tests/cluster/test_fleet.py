@@ -15,6 +15,7 @@ from tests.support.mallory import Mallory
 from tests.support.simstore import S
 
 from deadpeer.cluster.secrets import KeyKind
+from deadpeer.cluster.steps import ttl_of
 from deadpeer.crash.options import CrashOptions
 from deadpeer.values import Address, Datagram
 
@@ -156,7 +157,7 @@ def test_the_store_is_away_for_a_minute() -> None:
 
 
 def test_with_a_long_lease_nobody_notices_that_the_store_is_away() -> None:
-    fleet = Fleet(7, members=3, clients=3, ttl_s=90, extensions=QCD).up()
+    fleet = Fleet(7, members=3, clients=3, ttl_s=ttl_of(90), extensions=QCD).up()
     fleet.store_up = False
     sent = [c.heard for c in fleet.clients]
     fleet.traffic(55.0, 0.1)

@@ -8,6 +8,7 @@ import pytest
 from tests.cluster.test_membership import ended, up
 from tests.support.cluster import Member, S, World
 
+from deadpeer.cluster.steps import ttl_of
 from deadpeer.cluster.store import Asked, Failed, KeepAlive, Range, Replied, Watch, WatchLost
 
 
@@ -77,12 +78,14 @@ def test_one_that_does_not_come_back_is_written_off_a_lease_later() -> None:
 
 
 def test_most_of_a_lease_is_left_when_the_store_goes() -> None:
-    world = up(World(4, members=3, ttl_s=90), 150.0)
+    world = up(World(4, members=3, ttl_s=ttl_of(90)), 150.0)
     for _ in range(5):
         world.run(world.dice.uniform(0, 90))
         world.store_up = False
         world.run(60.0)
         assert all(m.serves for m in world.members)
+        world.run(6.0)
+        assert all(m.serves for m in world.members), "with room"
         world.store_up = True
         world.run(5.0)
     assert world.violations == []

@@ -171,7 +171,7 @@ def _back(column: Column) -> Cell:
     if column.lease_s is None:
         return Cell(duration(column.back_ms), "nobody waits to be sure that it is dead")
     rest = column.back_ms - 1000 * column.lease_s
-    lease = f"its lease is {column.lease_s:g}{NARROW}s, of which some had passed"
+    lease = f"within its lease of {column.lease_s:g}{NARROW}s"
     if rest > 0:
         lease = f"its lease of {column.lease_s:g}{NARROW}s, and {duration(rest)}"
     return Cell(duration(column.back_ms), lease)

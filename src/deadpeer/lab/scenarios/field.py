@@ -152,7 +152,9 @@ class Field:
             self.say("two gateways run; number 0 is active, number 1 stands by")
         else:
             alone = "" if plan.forward else "; they hand no packets to each other"
-            self.say(f"{plan.members} members serve, each with a lease of {plan.lease_s} s in etcd{alone}")
+            self.say(
+                f"{plan.members} members serve; one that dies is written off within {plan.lease_s} s{alone}"
+            )
         for daemon in self.clients:
             stack.push_async_callback(daemon.stop)
             await daemon.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -26,10 +26,11 @@ ENDLESS = 0
 
 @dataclass(frozen=True)
 class Count:
-    """Pings that left and answers that came."""
+    """Pings that left, answers that came, and when (unix time) the last one left that got none; 0: none."""
 
     sent: int
     received: int
+    last_lost_s: float = field(default=0.0, compare=False)
 
 
 class Ping:
@@ -69,9 +70,9 @@ class Ping:
         A ping that could not even start fails with its own words.
         """
         text, _ = self._process.communicate(timeout=self._bound_s)
-        match = re.fullmatch(r"(\d+) (\d+)\n", text)
+        match = re.fullmatch(r"(\d+) (\d+) ([\d.]+)\n", text)
         assert match is not None, text
-        return Count(int(match[1]), int(match[2]))
+        return Count(int(match[1]), int(match[2]), float(match[3]))
 
 
 def ping(

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import product
 
 import pytest
+from tests.crash.fakes import protected_request
 from tests.support.fates import GENEROUS, QCD, SIR
 from tests.support.fleet import VIP, Fleet
 from tests.support.mallory import MALLORY, Mallory
@@ -198,6 +199,26 @@ def test_what_the_limits_do_not_allow_at_once_comes_a_little_later() -> None:
     mine = [client for client in range(18) if client % 2 == 0]
     assert max(verdict_ns(fleet, client) - over_ns for client in mine) < 1.5 * S
     assert counts(fleet)["taken up again"] >= 7
+    assert fleet.violations == []
+
+
+def test_all_that_waited_are_told_within_the_moment_however_many_they_are() -> None:
+    """Fifteen hundred clients of the dead member, long after the other one's own boot."""
+    fleet = Fleet(5, members=2, clients=0, extensions=QCD).up()
+    dead, asked = fleet.gateways
+    assert dead.life is not None and asked.node is not None
+    fleet.run(fleet.options.boot_window_s)
+    spis = {dead.life.spis.ike_spi() for _ in range(1500)}
+    dead.crash()
+    for number, spi in enumerate(sorted(spis)):
+        request = protected_request(b"of peer!", spi, from_initiator=True)
+        host = f"203.0.{number >> 8}.{number & 255}"
+        asked.arrive(Datagram(request, Address(VIP, 500), Address(host, 500)))
+    end_of_the_owner(fleet)
+    assert fleet.witness.counts["token"] == 0
+    fleet.run(SHORT_S)
+    assert fleet.witness.counts["token"] == len(spis)
+    assert counts(fleet) == {"remembered": len(spis), "taken up": len(spis)}
     assert fleet.violations == []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +17,7 @@ from deadpeer.lab.process import Process, launch
 from deadpeer.lab.recording import Observer, Recording
 from deadpeer.lab.relay import RelayConfig
 from deadpeer.lab.sites import SIDES, Site, lab_directory, loopback_site
+from deadpeer.lab.waiting import Changes
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Session:
         self._stage = stage
         self._relay: Process | None = None
         self.recording = Recording(observer, self._wake)
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self.traffic: Traffic = (
             PingTraffic(site, self.recording, options.patience_s)
             if site.kind == "netns"
@@ -116,25 +116,14 @@ class Session:
 
         Raises LabError, naming `what`, after `timeout_s`.
         """
-        deadline = time.monotonic() + timeout_s
-        while (found := look()) is None:
-            self._changed.clear()
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise LabError(f"{what} did not happen within {timeout_s:g} s")
-            try:
-                await asyncio.wait_for(self._changed.wait(), left)
-            except TimeoutError:
-                continue
-        return found
+        return await self._changes.wait_for(what, look, timeout_s)
 
     async def changed(self) -> None:
         """Wait until something happened."""
-        self._changed.clear()
-        await self._changed.wait()
+        await self._changes.next()
 
     def _wake(self) -> None:
-        self._changed.set()
+        self._changes.note()
 
     def _peer(self, side: Side) -> Peer:
         if side == "bob" and self.options.peer == "strongswan":

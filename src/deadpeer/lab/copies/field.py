@@ -33,6 +33,7 @@ from deadpeer.lab.scenarios.truth import Pair, Said, Truth
 from deadpeer.lab.sites import lab_directory
 from deadpeer.lab.trace import IkeSeen, Lane, Way
 from deadpeer.lab.traffic import TrafficLog
+from deadpeer.lab.waiting import Changes
 
 T = TypeVar("T")
 TUNNELS_S = 60.0
@@ -54,7 +55,7 @@ class Copies:
         self.queries: list[tuple[int, Lane, bytes]] = []
         """SIR's questions that somebody on the path has seen: the client, the lane, the datagram."""
         self._word = "QCD_TOKEN" if plan.method == "qcd" else "CHECK_SPI NACK"
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._balancer: Process | None = None
         self._forger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._forger.setblocking(False)
@@ -108,21 +109,11 @@ class Copies:
 
     async def wait_for(self, what: str, look: Callable[[], T | None], timeout_s: float) -> T:
         """Wait until `look` finds something. Raises LabError, naming `what`, after `timeout_s`."""
-        found = await self.until(look, timeout_s)
-        if found is None:
-            raise LabError(f"{what} did not happen within {timeout_s:g} s")
-        return found
+        return await self._changes.wait_for(what, look, timeout_s)
 
     async def until(self, look: Callable[[], T | None], timeout_s: float) -> T | None:
         """Wait until `look` finds something; None if it does not in that time."""
-        deadline = time.monotonic() + timeout_s
-        while (found := look()) is None:
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
-            except TimeoutError:
-                return None
-        return found
+        return await self._changes.until(look, timeout_s)
 
     # --- what can be seen ------------------------------------------------------------------------
 
@@ -239,7 +230,7 @@ class Copies:
             self._wake(record)
 
     def _wake(self, _record: Record) -> None:
-        self._changed.set()
+        self._changes.note()
 
 
 @asynccontextmanager

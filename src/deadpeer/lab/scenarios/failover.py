@@ -30,11 +30,7 @@ async def takeover(field: Field) -> Outcome:
     killed_ns = await field.members[active].kill()
     field.truth.stopped(active, killed_ns, dead=True)
     field.say(f"gateway {active}, the active one, is killed (SIGKILL)")
-    await asyncio.sleep(NOTICE_S)
-    at_ns = await field.activate(other)
-    await field.steer(other, away=False)
-    await field.steer(active, away=True)
-    field.say(f"gateway {other} is active now")
+    at_ns = await _hand_over(field, active, other)
     clients = await come_back(field, before, at_ns)
     await field.members[active].start()
     await field.members[active].ready()
@@ -55,11 +51,7 @@ async def stall(field: Field) -> Outcome:
     stopped_ns = daemon.signal(signal.SIGSTOP)
     field.truth.stopped(active, stopped_ns, dead=False)
     field.say(f"gateway {active}, the active one, is stopped (SIGSTOP)")
-    await asyncio.sleep(NOTICE_S)
-    at_ns = await field.activate(other)
-    await field.steer(other, away=False)
-    await field.steer(active, away=True)
-    field.say(f"gateway {other} is active now")
+    at_ns = await _hand_over(field, active, other)
     clients = await come_back(field, before, at_ns)
     await until(stopped_ns, STALL_S)
     woken_ns = daemon.signal(signal.SIGCONT)
@@ -94,3 +86,13 @@ async def both(field: Field) -> Outcome:
         none("IKE SAs that were made anew", made),
     )
     return await judge(field, "both", before, at_ns, [], checks)
+
+
+async def _hand_over(field: Field, active: int, other: int) -> int:
+    """Whoever moves the address has noticed, and moves it. Returns when the other was told (monotonic ns)."""
+    await asyncio.sleep(NOTICE_S)
+    at_ns = await field.activate(other)
+    await field.steer(other, away=False)
+    await field.steer(active, away=True)
+    field.say(f"gateway {other} is active now")
+    return at_ns

@@ -27,6 +27,7 @@ from deadpeer.lab.scenarios.truth import Pair, Said, Truth
 from deadpeer.lab.sites import lab_directory
 from deadpeer.lab.trace import IkeSeen
 from deadpeer.lab.traffic import TrafficLog
+from deadpeer.lab.waiting import Changes
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -116,7 +117,7 @@ class Field:
         self.byways = Byways(place)
         self.members: list[Daemon] = []
         self.clients: list[Daemon] = []
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._balancer: Process | None = None
         self._crowd: Process | None = None
         self.buyers = Buyers(place, place.path("inject"), plan.seed, self._targets, self._heard)
@@ -198,17 +199,7 @@ class Field:
 
     async def wait_for(self, what: str, look: Callable[[], T | None], timeout_s: float) -> T:
         """Wait until `look` finds something. Raises LabError, naming `what`, after `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        while (found := look()) is None:
-            self._changed.clear()
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise LabError(f"{what} did not happen within {timeout_s:g} s")
-            try:
-                await asyncio.wait_for(self._changed.wait(), left)
-            except TimeoutError:
-                continue
-        return found
+        return await self._changes.wait_for(what, look, timeout_s)
 
     # --- what can be seen ------------------------------------------------------------------------
 
@@ -301,7 +292,7 @@ class Field:
             self._wake(record)
 
     def _wake(self, _record: Record) -> None:
-        self._changed.set()
+        self._changes.note()
 
     async def _start_balancer(self, stack: AsyncExitStack) -> None:
         place = self.place

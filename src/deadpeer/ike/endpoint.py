@@ -204,15 +204,9 @@ class Endpoint:
         if found is None:
             return
         self._env.event(
-            "verdict",
-            "notice",
-            connection=found.connection.name,
-            sa=found.number,
-            remote=str(found.remote),
-            proof=verdict.proof.kind,
-            took_s=round(verdict.took_s, 6),
-            evidence=verdict.evidence(),
-        )
+            "verdict", "notice", connection=found.connection.name, sa=found.number, remote=str(found.remote),
+            proof=verdict.proof.kind, took_s=round(verdict.took_s, 6), evidence=verdict.evidence(),
+        )  # fmt: skip
         if farewell:
             found.say_farewell()
         self._env.signal(now, ext.Condemned(found, verdict))

@@ -18,43 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from tests.deploy.cluster import LEASE_S, SHARED, Etcd, member_files
-from tests.deploy.machines import DEPLOY, Lan, Machine, Ping, lan, needs, until
-from tests.support.guest import Guest, Kernel, kernel, needs_guest
+from tests.deploy.director import MEMBERS, Director, remarks
+from tests.deploy.machines import Lan, Machine, Ping, lan, needs, until
+from tests.support.guest import Kernel, kernel, needs_guest
 
 from deadpeer.gateway.client import call
 
 pytestmark = [*needs("keepalived", "etcd", "etcdctl", "ping", "setpriv", "sysctl"), *needs_guest()]
-CONFIG = (DEPLOY / "ipvs/director.conf").read_text()
 CLIENTS = range(70, 78)
-MEMBERS = ("one", "two", "three")
-STRANGERS = [f"203.0.113.{number}" for number in range(90, 98)]
-PORTS = {"director-eth0": "eth0", "director-eth1": "eth1"}
-ETCDCTL = """\
-ETCDCTL_ENDPOINTS=https://192.0.2.21:2379
-ETCDCTL_CACERT=/etc/keepalived/etcd-ca.pem
-ETCDCTL_USER=deadpeer:secret
-HAS_LEASE_TIMEOUT=4
-"""
-CHECK = ["setpriv", "--reuid=keepalived_script", "--clear-groups", "/etc/keepalived/has-lease"]
+STRANGERS = range(90, 102)
 _BEGAN = time.monotonic()
 
 
 def say(*words: object) -> None:
     print(f"{time.monotonic() - _BEGAN:6.1f} s", *words, flush=True)
-
-
-def config() -> str:
-    """director.conf with a third member."""
-    begin, end = CONFIG.rindex("    real_server"), CONFIG.rindex("}")
-    third = CONFIG[begin:end].replace("192.0.2.12", "192.0.2.13").replace("has-lease 1", "has-lease 2")
-    text = CONFIG[:end] + third + CONFIG[end:]
-    return text.replace("misc_timeout 5", "misc_timeout 30").replace("delay_loop 1", "delay_loop 3")
-
-
-def remarks(part: str) -> list[str]:
-    """The commands that a remark of the configuration's has, for the `director` or the `members`."""
-    lines = CONFIG.partition(f"# On the {part}:")[2].partition("\n#\n")[0].splitlines()
-    return [line[6:].partition("   #")[0] for line in lines if line.startswith("#     ")]
 
 
 def member(network: Lan, number: int, etcd: Etcd) -> Machine:
@@ -103,64 +80,34 @@ class Scene:
         self.etcd = Etcd(network)
         self.members = {name: member(network, n, self.etcd) for n, name in enumerate(MEMBERS)}
         self.many = clients(network)
-        self.stranger = network.machine("stranger", eth0=[f"{host}/24" for host in STRANGERS])
-        self.guest = Guest(place, which, ports=tuple(PORTS), namespace=network.switch)
+        strangers = [f"203.0.113.{number}/24" for number in STRANGERS]
+        self.stranger = network.machine("stranger", eth0=strangers)
+        self.first, self.second = (Director(network, place / f"d{n}", which, n) for n in (0, 1))
+        self.directors = (self.first, self.second)
 
     def logs(self) -> str:
-        director = f"=== director\n{self.guest.console()}\n{self.guest.log('keepalived')}"
-        return f"{self.network.logs()}\n{director}"
-
-    def must(self, *words: str) -> str:
-        """What a command on the director prints."""
-        done = self.guest.run(*words)
-        assert done.returncode == 0, f"{words}: {done.stderr}{done.stdout}"
-        return done.stdout
+        found = [self.network.logs()]
+        for each in self.directors:
+            found.append(f"=== director: console\n{each.guest.console()}\n=== its keepalived\n{each.log()}")
+        return "\n".join(found)
 
     def until(self, condition: Callable[[], Any], timeout_s: float = 90.0) -> Any:
         return until(condition, self.logs, timeout_s)
 
     def up(self) -> None:
-        """Start everything, with the director set up as its configuration's remarks say."""
+        """Start everything. The second director has nothing to do yet, and nobody checks who has a lease."""
         self.etcd.start()
         for each in self.members.values():
             each.spawn_gateway()
-        for port, device in PORTS.items():
-            self.network.plug(port, device)
-        self.director()
+        for director in self.directors:
+            director.set_up(self.etcd)
         for each in self.members.values():
             each.wait_for("ready")
         # Only with the right file, user and etcd does the check ever say no.
-        self.until(lambda: [self.guest.run(*CHECK, str(n)).returncode for n in range(4)] == [0, 0, 0, 1])
-        self.guest.spawn("keepalived", "keepalived", "--dont-fork", "--log-console", "--log-detail")
-        self.until(lambda: f" {SHARED}/" in self.must("ip", "addr", "show", "eth0"))
-
-    def director(self) -> None:
-        script = ["modprobe virtio_net"]
-        for device, address in (("eth0", "203.0.113.2/24"), ("eth1", "192.0.2.2/24")):
-            script += [f"ip addr add {address} dev {device}", f"ip link set {device} up"]
-        self.must("sh", "-ec", "\n".join([*script, *remarks("directors")]))
-        owner = "keepalived_script"
-        self.guest.install("/etc/keepalived/keepalived.conf", config())
-        self.guest.install("/etc/keepalived/has-lease", (DEPLOY / "ipvs/has-lease").read_text(), 0o755)
-        self.guest.install("/etc/keepalived/etcdctl.env", ETCDCTL, 0o600)
-        self.guest.install("/etc/keepalived/etcd-ca.pem", self.etcd.ca)
-        self.must("chown", owner, "/etc/keepalived/etcdctl.env")
-
-    def weights(self) -> dict[str, int]:
-        """Member -> its weight, of those that the director has in its service."""
-        hosts = {f"C00002{11 + n:02X}:0000": name for n, name in enumerate(MEMBERS)}
-        lines = [line.split() for line in self.must("cat", "/proc/net/ip_vs").splitlines()]
-        return {hosts[line[1]]: int(line[3]) for line in lines if line[0] == "->" and line[1] in hosts}
-
-    def sessions(self) -> dict[int, set[str]]:
-        """Client -> the members that the director has sessions to, for either of its ports."""
-        hosts = {f"C00002{11 + n:02X}": name for n, name in enumerate(MEMBERS)}
-        found: dict[int, set[str]] = {}
-        for line in self.must("cat", "/proc/net/ip_vs_conn").splitlines():
-            words = line.split()
-            if words[0] == "UDP" and words[1].startswith("CB0071"):
-                found.setdefault(int(words[1][-2:], 16), set()).add(hosts[words[5]])
-        return found
+        self.until(lambda: [self.first.has_lease(n) for n in range(4)] == [True, True, True, False])
+        self.first.start()
+        self.until(self.first.serves)
+        self.until(lambda: self.first.members() == set(MEMBERS))
 
     def at(self) -> dict[int, set[str]]:
         """Client -> the members that have an SA with it."""
@@ -181,13 +128,9 @@ class Scene:
 
     def answers(self, sas: list[str]) -> list[bytes]:
         """What strangers are answered, of whom some come to each member, who ask about these IKE SAs."""
-        done = self.stranger.run(
-            sys.executable,
-            str(Path(__file__).with_name("stranger.py")),
-            ",".join(STRANGERS),
-            SHARED,
-            ",".join(sas),
-        )
+        script = str(Path(__file__).with_name("stranger.py"))
+        sources = ",".join(f"203.0.113.{number}" for number in STRANGERS)
+        done = self.stranger.run(sys.executable, script, sources, SHARED, ",".join(sas))
         assert done.returncode == 0, done.stderr
         return [bytes.fromhex(line) for line in done.stdout.split()]
 
@@ -217,19 +160,19 @@ def spis(machine: Machine) -> list[str]:
     return [sa["spi_i"] + sa["spi_r"] for sa in ask(machine, "sas")["sas"]]
 
 
-def test_members_behind_a_director(place: Path) -> None:
+def test_members_behind_directors(place: Path) -> None:
     chosen = kernel()
     assert chosen is not None
-    (place / "guest").mkdir()
     with lan(place) as network:
-        scene = Scene(network, place / "guest", chosen)
-        with scene.guest:
+        scene = Scene(network, place, chosen)
+        with scene.first.guest, scene.second.guest:
             scene.up()
-            say("up", scene.weights())
+            say("up")
             pings = clients_come(scene)
             nobody_learns_of_living_sas(scene)
             one_dies(scene, pings)
             one_is_taken_out(scene, pings)
+            the_director_dies(scene, pings)
             etcd_is_silent(scene, pings)
 
 
@@ -242,7 +185,7 @@ def clients_come(scene: Scene) -> dict[int, Ping]:
         ping.flows()
     home = scene.at()
     say("clients", home)
-    assert scene.sessions() == home
+    assert scene.first.sessions() == home
     assert sorted(map(len, home.values())) == [1] * len(CLIENTS)
     assert set.union(*home.values()) == set(MEMBERS)
     seen = [sa["remote"] for each in scene.members.values() for sa in ask(each, "sas")["sas"]]
@@ -259,8 +202,8 @@ def nobody_learns_of_living_sas(scene: Scene) -> None:
     """Each member is asked about the SAs of all, by strangers whom the director brings to it."""
     living = [pair for each in scene.members.values() for pair in spis(each)]
     assert scene.answers(living) == []
-    came = scene.sessions()
-    assert set.union(*(came[int(host.rpartition(".")[2])] for host in STRANGERS)) == set(MEMBERS)
+    came = scene.first.sessions()
+    assert set.union(*(came[number] for number in STRANGERS)) == set(MEMBERS)
     say("nothing about", len(living), "living SAs")
 
 
@@ -271,7 +214,7 @@ def one_dies(scene: Scene, pings: dict[int, Ping]) -> None:
     missed = {number: ping.lost() for number, ping in pings.items()}
     since = time.time()
     scene.members["two"].kill("gateway")
-    scene.until(lambda: "two" not in scene.weights())
+    scene.until(lambda: "two" not in scene.first.members())
     say(f"taken out after {time.time() - since:.1f} s")
     scene.until(lambda: scene.proofs().keys() >= lost)
     for number, ping in pings.items():
@@ -284,7 +227,7 @@ def one_dies(scene: Scene, pings: dict[int, Ping]) -> None:
     }
     assert scene.answers(dead) != []
     scene.members["two"].start_gateway()
-    scene.until(lambda: scene.weights().keys() == set(MEMBERS))
+    scene.until(lambda: scene.first.members() == set(MEMBERS))
     for ping in pings.values():
         ping.flows()
     assert scene.at() == now
@@ -299,8 +242,8 @@ def one_is_taken_out(scene: Scene, pings: dict[int, Ping]) -> None:
     assert mine
     missed = {number: ping.lost() for number, ping in pings.items()}
     since = time.time()
-    scene.must("touch", "/etc/keepalived/out.0")
-    scene.until(lambda: "one" not in scene.weights())
+    scene.first.must("touch", "/etc/keepalived/out.0")
+    scene.until(lambda: "one" not in scene.first.members())
     # Others hand it what belongs to its SAs.
     before = handed_over(one)
     scene.until(lambda: handed_over(one) >= before + 10)
@@ -316,21 +259,37 @@ def one_is_taken_out(scene: Scene, pings: dict[int, Ping]) -> None:
         say(f"{number}: away for {ping.gap_s(since):.2f} s, {ping.lost() - missed[number]} lost")
     assert scene.proofs() == told
     one.start_gateway()
-    scene.must("rm", "/etc/keepalived/out.0")
-    scene.until(lambda: scene.weights().keys() == set(MEMBERS))
+    scene.first.must("rm", "/etc/keepalived/out.0")
+    scene.until(lambda: scene.first.members() == set(MEMBERS))
     say("drained")
+
+
+def the_director_dies(scene: Scene, pings: dict[int, Ping]) -> None:
+    """The second takes over. It knows of no session, and sends each client where the first one would."""
+    told, home = scene.proofs(), scene.at()
+    scene.second.start()
+    scene.until(lambda: "Entering BACKUP STATE" in scene.second.log())
+    scene.until(lambda: scene.second.log().count("succeeded") >= len(MEMBERS))
+    since = time.time()
+    scene.first.guest.kill()
+    scene.until(scene.second.serves)
+    for number, ping in pings.items():
+        ping.flows()
+        say(f"{number}: away for {ping.gap_s(since):.2f} s")
+    assert (scene.proofs(), scene.at()) == (told, home)
+    say("the second director serves")
 
 
 def etcd_is_silent(scene: Scene, pings: dict[int, Ping]) -> None:
     """While nobody knows who lives, nobody is taken out; when etcd is back, all goes on."""
     etcd = scene.etcd.machine.processes["etcd"]
-    checks = scene.guest.log("keepalived").count("Removing service")
+    scene.second.patience(1)
     os.killpg(etcd.pid, signal.SIGSTOP)
     try:
-        assert scene.guest.run(*CHECK, "9").returncode == 0
-        say("etcd is silent", scene.weights())
-        assert scene.weights().keys() == set(MEMBERS)
-        assert scene.guest.log("keepalived").count("Removing service") == checks
+        assert scene.second.has_lease(9)
+        assert scene.second.members() == set(MEMBERS)
+        assert "Removing service" not in scene.second.log()
+        say("etcd is silent")
     finally:
         os.killpg(etcd.pid, signal.SIGCONT)
     for ping in pings.values():

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from zlib import crc32
 
 import pytest
 
@@ -177,13 +178,16 @@ class Guest:
         try:
             self._shell = self._connect(time.monotonic() + BOOT_S)
         except BaseException:
-            self.__exit__(None, None, None)
+            self.kill()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.kill()
+
+    def kill(self) -> None:
         """End the guest, as pulling the plug would."""
         if self._shell is not None:
             self._shell.close()
@@ -205,10 +209,10 @@ class Guest:
         """What a command that was spawned has said so far."""
         return _text(self.exchange / f"{what}.log")
 
-    def install(self, where: str, text: str, mode: int = 0o644) -> None:
-        """Write a file of root's in the guest."""
+    def install(self, where: str, text: str, mode: int = 0o644, owner: str = "root") -> None:
+        """Write a file in the guest."""
         (self.exchange / "file").write_text(text)
-        done = self.run("install", "-D", "-o0", "-g0", f"-m{mode:o}", f"{EXCHANGE}/file", where)
+        done = self.run("install", "-D", f"-o{owner}", "-groot", f"-m{mode:o}", f"{EXCHANGE}/file", where)
         assert done.returncode == 0, done.stderr
 
     def console(self) -> str:
@@ -235,7 +239,8 @@ class Guest:
         # fmt: on
         for number, port in enumerate(self._ports):
             command += ["-netdev", f"tap,id=port{number},ifname={port},script=no,downscript=no"]
-            command += ["-device", f"virtio-net-pci,netdev=port{number},mac=02:00:5e:00:53:{number:02x}"]
+            mac = b"\x02\x00" + crc32(port.encode()).to_bytes(4, "big")
+            command += ["-device", f"virtio-net-pci,netdev=port{number},mac={mac.hex(':')}"]
         return command
 
     def _script(self, text: str, timeout_s: float) -> subprocess.CompletedProcess[str]:

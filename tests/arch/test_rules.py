@@ -108,3 +108,27 @@ def test_the_gateway_needs_nothing_of_the_report() -> None:
     assert "deadpeer" in loaded
     assert loaded & {"jinja2", "matplotlib", "numpy"} == set()
     assert loaded & {"etcd3gw", "requests"} == set()
+
+
+def test_extensions_name_the_signals_that_they_match() -> None:
+    """A signal that is matched and not named would never come."""
+    found = {}
+    for file in _files("crash"):
+        for class_ in ast.parse(file.read_text()).body:
+            if not isinstance(class_, ast.ClassDef):
+                continue
+            members = {node.name: node for node in class_.body if isinstance(node, ast.FunctionDef)}
+            if "observe" not in members:
+                continue
+            matched = {
+                ast.unparse(n.cls) for n in ast.walk(members["observe"]) if isinstance(n, ast.MatchClass)
+            }
+            named = {
+                ast.unparse(element)
+                for node in class_.body
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "observes"
+                for element in getattr(node.value, "elts", [])
+            }
+            if matched != named:
+                found[class_.name] = (sorted(matched), sorted(named))
+    assert found == {}

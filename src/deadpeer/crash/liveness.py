@@ -25,6 +25,7 @@ class Liveness(Extension):
     """
 
     name = "liveness"
+    observes = (SaRekeyed, SaClosed, RequestExhausted, TrafficHeard, IdleTimeout)
 
     def __init__(self, monitor: Monitor, policy: Policy) -> None:
         self._monitor = monitor

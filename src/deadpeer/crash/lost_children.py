@@ -32,6 +32,7 @@ class LostChildren(Extension):
     """
 
     name = "lost-children"
+    observes = (SaClosed, PeerNotifies)
 
     def __init__(self, monitor: Monitor, options: CrashOptions) -> None:
         self._monitor = monitor

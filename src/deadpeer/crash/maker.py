@@ -48,6 +48,7 @@ class TokenMaker(Extension):
     """Makes tokens on connections whose QCD roles are both or maker. Command: qcd rotate."""
 
     name = "qcd"
+    observes = (SaEstablished, SaRekeyed, SaClosed, AddressChanged, RequestAnswered)
 
     def __init__(self, state: BootState, entropy: Entropy, options: CrashOptions) -> None:
         self.state = state

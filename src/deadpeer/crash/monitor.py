@@ -42,6 +42,15 @@ class Monitor(Extension):
     """Suspicion per IKE SA, and the watch over traffic that gets no answer."""
 
     name = "monitor"
+    observes = (
+        SaRekeyed,
+        SaClosed,
+        ChildUp,
+        RequestAnswered,
+        RequestRetransmitted,
+        TrafficSilence,
+        TrafficHeard,
+    )
 
     def __init__(self, options: CrashOptions) -> None:
         self._probe_rate = Rate(options.probe_rate, options.probe_burst)

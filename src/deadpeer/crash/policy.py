@@ -92,6 +92,7 @@ class Policy(Extension):
     """Remembers with each SA what its peer supports, and applies the table."""
 
     name = "policy"
+    observes = (SaRekeyed, SaClosed, PeerVendorIds)
 
     def __init__(self) -> None:
         self._learnt: dict[int, frozenset[Method]] = {}

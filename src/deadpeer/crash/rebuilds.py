@@ -35,6 +35,7 @@ class Rebuilds(Extension):
     """Asks the core for new SAs on behalf of those who judge, within the budget of each peer."""
 
     name = "rebuilds"
+    observes = (SaEstablished, SaRekeyed, SaClosed, Rebuilt, Condemned)
 
     def __init__(self, options: CrashOptions) -> None:
         self._rate = Rate(options.rebuilds_per_hour / 3600.0, options.rebuilds_per_hour)

@@ -44,6 +44,7 @@ class Reconnect(Extension):
     """Replaces SAs whose liveness check stays unanswered."""
 
     name = "reconnect"
+    observes = (SaRekeyed, SaClosed, Rebuilt, RebuildFailed, RequestAnswered, TrafficHeard)
 
     def __init__(self, monitor: Monitor, policy: Policy, rebuilds: Rebuilds) -> None:
         self._monitor = monitor

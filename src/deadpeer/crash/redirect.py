@@ -49,6 +49,7 @@ class Redirect(Extension):
     """Both sides. Command: redirect drain."""
 
     name = "redirect"
+    observes = (SaEstablished, SaRekeyed, SaClosed, PeerNotifies, PeerVendorIds, Rebuilt, RebuildFailed)
 
     def __init__(self, rebuilds: Rebuilds) -> None:
         self._rebuilds = rebuilds

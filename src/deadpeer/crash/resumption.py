@@ -70,6 +70,7 @@ class TicketGateway(Extension):
     """
 
     name = "tickets"
+    observes = (SaEstablished, SaRekeyed, SaClosed)
 
     def __init__(self, store: Store, ledger: Ledger, entropy: Entropy, options: CrashOptions) -> None:
         self._entropy = entropy

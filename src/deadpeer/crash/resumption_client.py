@@ -55,6 +55,7 @@ class TicketClient(Extension):
     """Asks, as initiator of connections with `resumption`, and offers what it was given."""
 
     name = "ticket-client"
+    observes = (SaEstablished, SaRekeyed, SaClosed, PeerNotifies, Rebuilt, Condemned, ResumeFellBack)
 
     def __init__(self, monitor: Monitor, rebuilds: Rebuilds) -> None:
         self._monitor = monitor

@@ -40,6 +40,7 @@ class Rivals(Extension):
     """Gives up the SA that we began where the peer's own serves as well."""
 
     name = "rivals"
+    observes = (SaEstablished, SaRekeyed, SaClosed)
 
     def __init__(self, rebuilds: Rebuilds) -> None:
         self._rebuilds = rebuilds

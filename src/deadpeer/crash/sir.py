@@ -50,6 +50,7 @@ class Sir(Extension):
     """Asks peers that speak SIR about suspected SAs, and judges what they say."""
 
     name = "sir"
+    observes = (SaRekeyed, SaClosed, Rebuilt, RebuildFailed, RequestAnswered, TrafficHeard)
 
     def __init__(
         self, monitor: Monitor, policy: Policy, rebuilds: Rebuilds, entropy: Entropy, options: CrashOptions

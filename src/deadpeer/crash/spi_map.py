@@ -51,6 +51,7 @@ class SpiMap(Extension):
     """The map. `local_hosts`: our addresses; empty: unknown, then those of the records are believed."""
 
     name = "spi-map"
+    observes = (SaEstablished, SaRekeyed, ChildUp, ChildDown, AddressChanged, RequestAnswered)
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class TokenTaker(Extension):
     """Keeps peers' tokens on connections whose QCD roles are both or taker, and judges news."""
 
     name = "qcd-taker"
+    observes = (SaClosed, PeerNotifies)
 
     def __init__(self, monitor: Monitor, policy: Policy) -> None:
         self._monitor = monitor

@@ -115,12 +115,12 @@ class Runtime:
         self._sockets = sockets
         self._port_nat_t = port_nat_t
         nat_t = {sock.local.host: sock for sock in sockets if sock.local.port == port_nat_t}
+        # By the socket on which SAs are begun: where those behind a NAT go on.
         self._begun = {
             sock: nat_t[sock.local.host]
             for sock in sockets
             if sock.local.port != port_nat_t and sock.local.host in nat_t
         }
-        """By the socket on which SAs are begun: where those behind a NAT go on."""
         self._engine = engine
         self._host = host
         self._routes = routes
@@ -134,6 +134,8 @@ class Runtime:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
+        self._core_due: Deadline | None = None
+        self._core_moved = True  # its deadline, perhaps: nothing moves it but what is handed over
         self._flush: asyncio.TimerHandle | None = None
         self._unwritten: dict[str, bytes] = {}
         self._seen_errors: set[tuple[str, ...]] = set()
@@ -144,7 +146,7 @@ class Runtime:
 
     def attach(self, core: Core, engine: EspEngine | None = None) -> None:
         """Obey what the new endpoint says, and listen from now on. `engine`: its new data plane, if given."""
-        self._core = core
+        self._core, self._core_moved = core, True
         if engine is not None:
             self._engine = engine
         self._settle()
@@ -152,7 +154,7 @@ class Runtime:
 
     def detach(self, engine: EspEngine) -> None:
         """The endpoint's life is over: forget it and its data plane, and drop what arrives until the next."""
-        self._core, self._engine = None, engine
+        self._core, self._core_moved, self._engine = None, True, engine
         self._held.clear()
         for event in self._routes.forget() if self._routes is not None else ():
             self._report(clock(), event)
@@ -341,6 +343,7 @@ class Runtime:
     def _feed(self, now: Now, item: Input) -> None:
         core = self._core
         if core is not None:
+            self._core_moved = True
             self._guard(type(item).__name__.lower(), core.handle, now, item)
         self._drain()
 
@@ -378,14 +381,13 @@ class Runtime:
             self._sockets.send(datagram)
         while engine.delivers and self._open() and (packet := engine.poll_packet()) is not None:
             self.counters["host_sent" if self._host.write(packet) else "host_refused"] += 1
-        while engine.reports and (now := self._time()) is not None:
+        while engine.reports and (now := self._time()) is not None and (report := engine.poll_report()):
             some = True
-            if (report := engine.poll_report()) is None:
-                break
             core = self._core
             if self.noted is not None and isinstance(report, UnknownSpi) and self._esp is not None:
                 self.noted(self._esp)
             if core is not None:
+                self._core_moved = True
                 self._guard("report", core.handle, now, report)
         return some
 
@@ -458,10 +460,9 @@ class Runtime:
             self._report(clock(), event)
         if isinstance(self._host, UnixHost) and self._host.waiting and self._flush is None:
             self._flush = self._loop.call_later(_FLUSH_S, self._on_flush)
-        deadlines = [self._engine.deadline()]
-        if self._core is not None:
-            deadlines.append(self._core.deadline())
-        due = min((d.at_ns for d in deadlines if d is not None), default=None)
+        if self._core_moved:
+            self._core_due, self._core_moved = None if self._core is None else self._core.deadline(), False
+        due = min((d.at_ns for d in (self._engine.deadline(), self._core_due) if d is not None), default=None)
         # With each packet deadlines move on. A timer that is early costs one look; moving it, each time one.
         if due is None or (self._timer is not None and self._timer_ns <= due) or self._time() is None:
             return

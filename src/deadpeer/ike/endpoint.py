@@ -69,8 +69,6 @@ class Endpoint:
         self._cookies = CookieJar(entropy)
         self._recovery = Recovery(self._env, connections)
         self._commands = Commands(self._env, self._recovery)
-        self._due: Deadline | None = None
-        self._due_known = False
         for extension in extensions:
             extension.attach(now, self)
         self._recovery.start(now)
@@ -79,7 +77,6 @@ class Endpoint:
 
     def handle(self, now: Now, item: Input) -> None:
         """Take in a datagram, a timeout, a command or a report of the data plane."""
-        self._due_known = False
         if isinstance(item, Datagram):
             self._datagram(now, item)
         elif isinstance(item, Timeout):
@@ -100,12 +97,8 @@ class Endpoint:
 
     def deadline(self) -> Deadline | None:
         """The earliest moment at which `handle(now, Timeout())` has something to do."""
-        if not self._due_known:
-            found = [self._env.timers.next(), *(e.deadline() for e in self._env.timed)]
-            self._due = min((d for d in found if d is not None), key=lambda d: d.at_ns, default=None)
-            # Nothing moves it but what is handled: it is asked for with each packet of the data plane.
-            self._due_known = True
-        return self._due
+        deadlines = [self._env.timers.next(), *(e.deadline() for e in self._env.timed)]
+        return min((d for d in deadlines if d is not None), key=lambda d: d.at_ns, default=None)
 
     # --- for people and tests --------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from deadpeer.crypto import Entropy, EspKeys
 from deadpeer.ike import keylog
 from deadpeer.ike.connection import ChildConfig, EndpointConfig
-from deadpeer.ike.extension import Extension, Signal, Slot, SpiSource, overriding
+from deadpeer.ike.extension import Extension, Signal, Slot, SpiSource, by_signal, overriding
 from deadpeer.ike.io import CommandDone, Event, Field, KeyLog, Level, Output, Persist, Plane, Transmit
 from deadpeer.ike.refusals import Refusals
 from deadpeer.ike.table import SaTable
@@ -104,7 +104,7 @@ class Environment:
         self.extensions = tuple(extensions)
         self.asked = overriding(self.extensions, "orphan")
         self.timed = overriding(self.extensions, "deadline")
-        self._observers = overriding(self.extensions, "observe")
+        self._observers = by_signal(self.extensions)
         self._contributors = overriding(self.extensions, "notifies", "answers")
         self.table = SaTable()
         self.timers = TimerQueue()
@@ -243,8 +243,8 @@ class Environment:
     # --- extensions ------------------------------------------------------------------------------
 
     def signal(self, now: Now, signal: Signal) -> None:
-        """Tell every extension what happened."""
-        for extension in self._observers:
+        """Tell every extension that observes it what happened."""
+        for extension in self._observers[type(signal)]:
             extension.observe(now, signal)
 
     def contribute(

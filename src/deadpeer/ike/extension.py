@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, get_args
 
 from deadpeer.ike.connection import Connection
 from deadpeer.ike.evidence import Verdict
@@ -81,6 +81,7 @@ __all__ = [
     "TrafficHeard",
     "TrafficSilence",
     "UnprotectedNews",
+    "by_signal",
     "overriding",
 ]
 
@@ -245,6 +246,8 @@ class Extension:
     """Base class with the defaults: contributes nothing, observes nothing, takes no orphan."""
 
     name: str = "extension"
+    observes: ClassVar[tuple[type[Signal], ...] | None] = None
+    """The signals that `observe` is called with; None: all."""
 
     def attach(self, now: Now, core: Core) -> None:
         """Called once, before anything else."""
@@ -307,6 +310,15 @@ def overriding(extensions: Sequence[Extension], *names: str) -> tuple[Extension,
         for extension in extensions
         if any(getattr(type(extension), name) is not getattr(Extension, name) for name in names)
     )
+
+
+def by_signal(extensions: Sequence[Extension]) -> Mapping[type[Signal], tuple[Extension, ...]]:
+    """For each signal the extensions that observe it, in their order."""
+    observers = overriding(extensions, "observe")
+    return {
+        kind: tuple(each for each in observers if each.observes is None or kind in each.observes)
+        for kind in get_args(Signal)
+    }
 
 
 class SpiSource(Protocol):

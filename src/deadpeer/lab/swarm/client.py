@@ -14,14 +14,14 @@ from deadpeer.gateway.config import GatewayConfig
 from deadpeer.gateway.runtime import Core
 from deadpeer.gateway.sockets import UdpSockets, open_sockets
 from deadpeer.ike.connection import Connection
-from deadpeer.ike.io import Event, Initiate, Persist, Plane, Record, Timeout, Transmit
+from deadpeer.ike.io import Event, Initiate, Input, Persist, Plane, Record, Timeout, Transmit
 from deadpeer.lab.scenarios.plan import SERVER_INNER
 from deadpeer.lab.swarm.files import client_id
 from deadpeer.lab.swarm.plan import SwarmPlace
 from deadpeer.plane.engine import EspEngine
 from deadpeer.plane.packets import decode_echo, echo_request
 from deadpeer.store import MemoryLedger, MemoryStore
-from deadpeer.values import Datagram, Now
+from deadpeer.values import Datagram, Deadline, Now
 from deadpeer.wire import TrafficSelector, UdpKind, classify
 
 IDENT = 0x6290
@@ -70,6 +70,9 @@ class SwarmClient:
             ledger=self._ledger,
             machine_id=str(connection.local.identity).encode(),
         )
+        self._core_due: Deadline | None = None
+        self._moved = True
+        """Whether the core's deadline may be another one: nothing moves it but what is handed over."""
         self._sent: dict[int, int] = {}
         self._answered: set[int] = set()
         self._waits_for_answer = False
@@ -82,7 +85,7 @@ class SwarmClient:
 
     def connect(self, now: Now) -> None:
         """Begin to set up an IKE SA and a child SA."""
-        self._core.handle(now, Initiate(self._name))
+        self._hand_over(now, Initiate(self._name))
         self._drain(now)
 
     def arrive(self, now: Now, datagram: Datagram) -> None:
@@ -95,7 +98,7 @@ class SwarmClient:
                 return
             if kind is UdpKind.KEEPALIVE:
                 return
-        self._core.handle(now, datagram)
+        self._hand_over(now, datagram)
         self._drain(now)
 
     def expire(self, now: Now) -> None:
@@ -103,7 +106,7 @@ class SwarmClient:
         self._engine.expire(now.mono_ns)
         self._drain(now)
         if (due := self._core.deadline()) is not None and due.at_ns <= now.mono_ns:
-            self._core.handle(now, Timeout())
+            self._hand_over(now, Timeout())
             self._drain(now)
 
     def send(self, now: Now) -> None:
@@ -119,7 +122,9 @@ class SwarmClient:
 
     def deadline_ns(self) -> int | None:
         """When `expire` wants to be called."""
-        due = [d.at_ns for d in (self._core.deadline(), self._engine.deadline()) if d is not None]
+        if self._moved:
+            self._core_due, self._moved = self._core.deadline(), False
+        due = [d.at_ns for d in (self._core_due, self._engine.deadline()) if d is not None]
         return min(due, default=None)
 
     def tally(self, from_ns: int, until_ns: int) -> tuple[int, int]:
@@ -155,13 +160,17 @@ class SwarmClient:
                 self._receive(now, packet)
             while (report := engine.poll_report()) is not None:
                 quiet = False
-                core.handle(now, report)
+                self._hand_over(now, report)
             if quiet:
                 break
         if self._greets:
             # The answer shall tell when the tunnel carries traffic, not when the host's next turn was.
             self._greets = False
             self.send(now)
+
+    def _hand_over(self, now: Now, item: Input) -> None:
+        self._moved = True
+        self._core.handle(now, item)
 
     def _event(self, now: Now, event: Event) -> None:
         match event.kind:

@@ -195,8 +195,9 @@ def test_scripts_are_shell(file: Path) -> None:
         ("echo /deadpeer/edge/lease/1", 0),
         ("true", 1),
         ("exit 1", 0),
+        ("sleep 600", 0),
     ],
-    ids=["a lease", "no lease", "etcd is away"],
+    ids=["a lease", "no lease", "etcd is away", "etcd is silent"],
 )
 def test_a_director_takes_out_who_has_no_lease(tmp_path: Path, says: str, code: int) -> None:
     assert _run(tmp_path, "etcdctl", says, SCRIPTS[0], "1") == code

@@ -190,6 +190,18 @@ def test_a_token_for_an_sa_that_its_owner_uses_afterwards_is_found_whatever_the_
     assert truth.told_of([PAIR], 6 * S) == []
 
 
+def test_a_token_for_an_sa_whose_beginning_was_lost_from_the_log_is_found() -> None:
+    """Then the judgement of what lived says nothing; but a client has had it."""
+    truth = judge()
+    truth.say(Said(PAIR, 5 * S, 1))
+    assert truth.told_of_living() == []
+    assert truth.told_of_unheard({PAIR}) == truth.said
+    assert truth.told_of_unheard({PAIR}, 6 * S) == []
+    assert truth.told_of_unheard(set()) == [], "made up by a stranger, or not up at the client either"
+    truth.event(0, up(at_s=6))
+    assert truth.told_of_unheard({PAIR}) == []
+
+
 # --- the outcome ---------------------------------------------------------------------------------
 
 

@@ -216,6 +216,11 @@ class Field:
         pairs = self.truth.holdings(member, now_ns)
         return [client for client, pair in self._pairs().items() if pair in pairs]
 
+    def had(self) -> set[Pair]:
+        """All IKE SAs that clients have had, as they see it."""
+        up = (e for client in self.clients for e in client.events if e["event"] == "ike_sa_up")
+        return {(str(e["spi_i"]), str(e["spi_r"])) for e in up}
+
     # --- helpers ---------------------------------------------------------------------------------
 
     async def _start_etcd(self, stack: AsyncExitStack) -> list[str]:

@@ -114,6 +114,7 @@ async def judge(
     lost_again = sum(losses([field.traffic[n]], back, end_ns)[1] for n, back in since.items())
     told = len(field.truth.told_of_living(at_ns))
     used = len(field.truth.used_after(await field.spoken(), at_ns))
+    unheard = len(field.truth.told_of_unheard(field.had(), at_ns))
     bound_s = field.plan.lease_s + BACK_S if bound_s is None else bound_s
     asked = Counter(field.buyers.asked) - before.asked
     times = [float("inf") if c.recover_ms is None else c.recover_ms for c in clients]
@@ -124,6 +125,7 @@ async def judge(
         *([Check("clients knew by", proof, ", ".join(found), found == [proof])] if times else []),
         none("tokens for living SAs", told),
         none("tokens for SAs that were used again afterwards", used),
+        none("tokens for SAs that clients had and no member's log knows", unheard),
         none("packets that the other clients lost", others_lost),
         none("packets that clients lost once they were back", lost_again),
         Check("attackers asked", "at least once", f"{sum(asked.values())} times", bool(asked)),

@@ -122,6 +122,17 @@ class Truth:
             and self.serving(owner, said.at_ns)
         ]
 
+    def told_of_unheard(self, had: Container[Pair], from_ns: int = 0) -> list[Said]:
+        """What was said since then of SAs that clients `had` up, and of which no member has told.
+
+        A client is up only after its member is. So a line was lost, and nobody can say whether it lived.
+        """
+        return [
+            said
+            for said in self.said
+            if said.at_ns >= from_ns and said.pair in had and said.pair not in self._held
+        ]
+
     def used_after(self, spoken: list[tuple[int, str, int]], from_ns: int = 0) -> list[Said]:
         """What was said of an SA that its owner used again afterwards: (member, SPI, when last) in `spoken`.
 

@@ -141,6 +141,7 @@ def test_what_is_unknown_is_denied_to_everybody(index: int, source: Address, fla
     [
         ("check", lambda bob, n: Subject.ike(LOST, bob.ended), 4),
         ("check", lambda bob, n: Subject.ike(n.to_bytes(8, "big"), bob.ended), 4),
+        ("check-recent", lambda bob, n: Subject.ike(LOST, bob.recent), 4),
         ("check-esp", lambda bob, n: Subject.esp(0xCAFE_CAFE), 4),
         ("check-living", lambda bob, n: Subject.ike(HERS, bob.own), 4),
         ("check-esp", lambda bob, n: Subject.esp(0xCAFE_0000 + n), 12),
@@ -161,6 +162,7 @@ def test_how_often_one_source_is_told(kind: str, subjects: object, at_once: int)
     ("kind", "subject", "at_once"),
     [
         ("check-esp", lambda n: Subject.esp(0xCAFE_0000 + n), 100),
+        ("check-recent", lambda n: Subject.ike(LOST, CODEC.encode(EPOCH, 0, 1000 + n)), 400),
         ("garbage", lambda n: Subject.ike(LOST, (1000 + n).to_bytes(8, "big")), 20),
     ],
 )

@@ -38,7 +38,9 @@ class Kind(Enum):
     GARBAGE = "garbage"
     """A protected request, or a CHECK_SPI, with an SPI that is none of ours."""
     CHECK = "check"
-    """CHECK_SPI about an IKE SPI of ours that is gone."""
+    """CHECK_SPI about an IKE SPI of ours from an ended epoch."""
+    CHECK_RECENT = "check-recent"
+    """The same from this epoch: anybody can get such an SPI."""
     CHECK_LIVING = "check-living"
     """CHECK_SPI about a living SA, from the address of its peer."""
     CHECK_ESP = "check-esp"
@@ -124,7 +126,7 @@ def _limits(options: CrashOptions, kind: Kind, factor: float) -> _Limits:
             total = Rate(options.mapped_rate, options.mapped_burst)
         case Kind.ESP:
             total = Rate(options.esp_rate, options.esp_burst)
-        case Kind.CHECK | Kind.CHECK_LIVING:
+        case Kind.CHECK | Kind.CHECK_RECENT | Kind.CHECK_LIVING:
             total = Rate(options.check_rate, options.check_burst)
         case Kind.CHECK_ESP:
             total = Rate(options.check_esp_rate, options.check_esp_burst)

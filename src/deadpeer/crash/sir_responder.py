@@ -105,7 +105,9 @@ class SirResponder(Extension):
                 return None
             case Ruling.GARBAGE:
                 return Kind.GARBAGE
-            case _:
+            case Ruling.RECENT:
+                return Kind.CHECK_RECENT
+            case Ruling.RETURNING:
                 return Kind.CHECK
 
     def _answer(self, check: Check, verb: Verb, datagram: Datagram) -> None:

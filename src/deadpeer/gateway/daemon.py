@@ -40,7 +40,7 @@ from .routes import RouteKeeper
 from .runtime import Core, Runtime, TaggedCommand
 from .sockets import UdpSockets, open_sockets
 from .state import StateDirectory
-from .warm import warm_up
+from .warm import spare_collector, warm_up
 
 if TYPE_CHECKING:
     from .cluster import ClusterMember
@@ -161,6 +161,7 @@ class Daemon:
             self._report(clock(), Event("faults", {"text": text}, "warning"))
         endpoint = _alone(site) if member is None else None
         warmed = warm_up(self._config.connections, site.entropy)
+        spare_collector()
         self._report(clock(), Event("warmed", {"algorithms": list(warmed)}, "debug"))
         if member is not None:
             notify_service_manager("READY=1")

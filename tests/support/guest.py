@@ -405,4 +405,7 @@ def _apt(*words: str, directory: Path | None = None) -> str:
 
 
 if __name__ == "__main__":
-    print(fetch().image)
+    try:
+        print(fetch().image)
+    except (OSError, subprocess.SubprocessError) as error:
+        sys.exit(f"no kernel for guests: {error}; it takes Debian's apt, dpkg, tar and depmod (package kmod)")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
 from pathlib import Path
 
 from tests.gateway.documents import base_document, write_config
@@ -11,7 +9,7 @@ from tests.gateway.processes import two_gateways
 
 from deadpeer.crypto import SystemEntropy
 from deadpeer.gateway.config import load
-from deadpeer.gateway.warm import spare_collector, warm_up
+from deadpeer.gateway.warm import warm_up
 
 
 def test_what_the_configuration_can_ask_for_is_used_while_the_budget_lasts(tmp_path: Path) -> None:
@@ -30,24 +28,3 @@ def test_it_is_done_before_the_gateway_is_ready(place: Path) -> None:
         kinds = [event["event"] for event in pair.bob.events()]
         assert kinds.index("warmed") < kinds.index("ready")
         assert "x25519" in pair.bob.wait_for("warmed")["algorithms"]
-
-
-def test_the_collector_is_spared_what_stays_for_good_and_still_finds_cycles() -> None:
-    class Knot:
-        itself: object
-
-    thresholds = gc.get_threshold()
-    try:
-        before = gc.get_freeze_count()
-        spare_collector()
-        assert gc.get_freeze_count() > before
-        assert gc.isenabled() and gc.get_threshold()[0] > thresholds[0]
-        knot = Knot()
-        knot.itself = knot
-        gone = weakref.ref(knot)
-        del knot
-        gc.collect()
-        assert gone() is None
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()

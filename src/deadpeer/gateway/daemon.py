@@ -25,6 +25,7 @@ from deadpeer.plane.tun import TunDevice, local_addresses
 from deadpeer.plane.unix import UnixHost
 from deadpeer.values import Now
 
+from . import collector
 from .clocks import clock
 from .config import GatewayConfig, load
 from .control import ControlServer, Reply
@@ -40,7 +41,7 @@ from .routes import RouteKeeper
 from .runtime import Core, Runtime, TaggedCommand
 from .sockets import UdpSockets, open_sockets
 from .state import StateDirectory
-from .warm import spare_collector, warm_up
+from .warm import warm_up
 
 if TYPE_CHECKING:
     from .cluster import ClusterMember
@@ -161,7 +162,7 @@ class Daemon:
             self._report(clock(), Event("faults", {"text": text}, "warning"))
         endpoint = _alone(site) if member is None else None
         warmed = warm_up(self._config.connections, site.entropy)
-        spare_collector()
+        collector.spare()
         self._report(clock(), Event("warmed", {"algorithms": list(warmed)}, "debug"))
         if member is not None:
             notify_service_manager("READY=1")

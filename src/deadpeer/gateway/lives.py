@@ -21,6 +21,7 @@ from deadpeer.ike.connection import Connection, EndpointConfig
 from deadpeer.plane.engine import EspEngine
 from deadpeer.store import Ledger, Store
 
+from . import collector
 from .errors import ConfigError, StartError
 from .runtime import Core, Runtime
 from .state import LOCK
@@ -95,6 +96,7 @@ class Lives:
         """All SAs are lost."""
         self.life = self.endpoint = None
         self._runtime.detach(self._site.engine())
+        collector.look_again()
 
 
 class EpochFile:

@@ -1,9 +1,7 @@
-"""Before the gateway says that it is ready: what its first answers need is used once, within a budget, and
-what stays for good is taken out of the collector's sight."""
+"""Before the gateway says that it is ready: what its first answers need is used once, within a budget."""
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 
@@ -12,16 +10,6 @@ from deadpeer.ike.connection import Connection
 
 BUDGET_S = 0.025
 """No further algorithm is begun after so long: a late gateway is worse than a cold one."""
-
-_THRESHOLDS = (10_000, 20, 20)
-"""Of Python's collector; by default it looks at the youngest after 700 objects, which is one new SA."""
-
-
-def spare_collector() -> None:
-    """Keep the collector of cycles from looking at modules and configuration again and again, and have it
-    look at the rest less often: when hundreds of peers come back at once it took a twentieth of the time."""
-    gc.freeze()
-    gc.set_threshold(*_THRESHOLDS)
 
 
 def warm_up(

@@ -21,10 +21,11 @@ from heapq import heappop, heappush
 from pathlib import Path
 
 from deadpeer.crypto import SystemEntropy
+from deadpeer.gateway import collector
 from deadpeer.gateway.clocks import clock
 from deadpeer.gateway.config import load
 from deadpeer.gateway.sockets import UdpSocket
-from deadpeer.gateway.warm import spare_collector, warm_up
+from deadpeer.gateway.warm import warm_up
 from deadpeer.lab.child import LineWriter, exact_timers, stop_signal
 from deadpeer.lab.swarm.client import SwarmClient, Tell, connection_of
 from deadpeer.lab.swarm.plan import SwarmPlace
@@ -123,7 +124,7 @@ class SwarmProcess:
                 self._sockets[sock.fileno()] = client, sock
                 self._poll.register(sock.fileno(), select.EPOLLIN)
             self._arm(client)
-        spare_collector()
+        collector.spare()
 
     def _teller(self, number: int) -> Tell:
         def tell(event: str, at_ns: int, more: dict[str, object]) -> None:

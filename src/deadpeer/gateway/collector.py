@@ -1,0 +1,34 @@
+"""Python's collector of cycles, kept from standing in the way of hundreds of peers.
+
+By default it looks at everything again whenever there is a quarter more of it: a gateway with 10,000 IKE SAs
+would stand still for half a second each time, and one with 100,000 for longer than a lease lasts. SAs are in
+no cycle once they are closed (a test says so), and go without it. So what has been looked at once, and stays,
+is not looked at again until a life is over, when all of it may go at once.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+
+_THRESHOLDS = (10_000, 20, 20)
+"""By default it looks at the youngest after 700 objects, which is one new SA."""
+_OLDEST = 2
+
+
+def spare() -> None:
+    """Look at what is there now no more, and from now on once at what comes and stays."""
+    gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)
+    if _after not in gc.callbacks:
+        gc.callbacks.append(_after)
+
+
+def look_again() -> None:
+    """Much may have gone: the next time all is looked at."""
+    gc.unfreeze()
+
+
+def _after(phase: str, info: Mapping[str, int]) -> None:
+    if phase == "stop" and info["generation"] == _OLDEST:
+        gc.freeze()

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.support.fleet import INNER, VIP, Node, _child
 from tests.support.pair import connection, host_selector
 
@@ -18,7 +16,15 @@ from deadpeer.cluster.membership import LifeBegins, LifeOver, PersistEpoch, Trou
 from deadpeer.cluster.ownership import AddressHeld
 from deadpeer.cluster.router import trace
 from deadpeer.cluster.secrets import KeyKind, Sealer
-from deadpeer.cluster.standby import ANSWER_S, BELIEVE_S, PartnerLives, Standby, ToPartner, shared_secrets
+from deadpeer.cluster.standby import (
+    ANSWER_S,
+    BELIEVE_S,
+    LAST_WORD_S,
+    PartnerLives,
+    Standby,
+    ToPartner,
+    shared_secrets,
+)
 from deadpeer.cluster.unanswered import Unanswered, keep_s
 from deadpeer.crash.options import Method, PolicyOptions, ResumptionOptions
 from deadpeer.crash.shared import ClusterLife
@@ -53,6 +59,8 @@ class One:
     has_address: bool = False
     stopped: bool = False
     ownership: AddressHeld | None = None
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+    """What the partner said meanwhile, in the socket."""
     unanswered: Unanswered = field(default_factory=lambda: Unanswered(keep_s(BELIEVE_S)))
 
     def boot(self) -> None:
@@ -110,6 +118,9 @@ class One:
         """It goes on: news of its address first, then whatever waits."""
         self.stopped = False
         self.address(self.has_address)
+        waiting, self.waiting = self.waiting, []
+        for arrive in waiting:
+            arrive()
 
     def _expire(self, process: Standby) -> None:
         if self.process is process and not self.stopped:
@@ -250,9 +261,13 @@ class Site:
         other = self.ones[1 - sender.number]
 
         def arrive() -> None:
-            if other.process is not None and not self.apart and not other.stopped:
-                other.process.receive(self.now_ns, octets)
-                other.finish()
+            if other.process is None or self.apart:
+                return
+            if other.stopped:
+                other.waiting.append(arrive)
+                return
+            other.process.receive(self.now_ns, octets)
+            other.finish()
 
         self.at(S // 1000, arrive)
 
@@ -345,6 +360,48 @@ def test_a_partner_that_can_t_be_heard_is_spoken_for_soon() -> None:
     assert ANSWER_S * S <= site.now_ns - began < (ANSWER_S + 1.0) * S
 
 
+@pytest.mark.parametrize(("silent_s", "answer_s"), [(1.0, LAST_WORD_S), (0.3, ANSWER_S)])
+def test_a_partner_that_has_long_been_silent_gets_one_last_question(silent_s: float, answer_s: float) -> None:
+    """
+    Five times a second who does not hold the address asks who does. It dies; later the address moves:
+
+      1 ── ask ──▶ 0   (dead)      ...      1: the address is mine
+      1 ── ask ──▶ 0   (dead)               1 ── ask ──▶ 0
+      1 ── ask ──▶ 0   (dead)               20 ms later 1 speaks for 0: 0.1 s if it had been silent for less
+    """
+    site = Site(*QCD).up()
+    site.traffic(0.5)
+    site.ones[0].crash()
+    site.ones[0].address(False)
+    site.delivers_to = 1
+    site.run(silent_s)
+    began = site.now_ns
+    site.ones[1].address(True)
+    while (ownership := site.ones[1].ownership) is None or ownership.partner_lives:
+        site.run(0.001)
+    assert answer_s * S <= site.now_ns - began <= (answer_s + 0.002) * S
+    site.traffic(1.0)
+    assert site.traffic(0.5) >= 20
+    assert site.verdicts() == ["qcd-token"]
+    assert site.violations == []
+
+
+def test_who_was_silent_for_long_and_goes_on_just_then_is_heard() -> None:
+    """Both hold the address: 0 was stopped for a second, and goes on 5 ms after it came to 1 as well."""
+    site = Site(*QCD).up()
+    site.ones[0].stopped = True
+    site.run(1.0)
+    site.delivers_to = 1
+    site.ones[1].address(True)
+    site.run(0.005)
+    site.ones[0].thaw()
+    assert site.ones[1].process is not None
+    site.ones[1].process.expire(site.now_ns)  # too early, as a timer may be
+    site.traffic(5.0)
+    assert site.tokens == 0 and site.violations == []
+    assert "both_active" in site.ones[1].troubles
+
+
 def test_who_asks_before_the_partner_is_known_to_be_silent_has_the_answer_when_it_is() -> None:
     """
     The client's host sends once, just when the address came, and never again:
@@ -418,14 +475,6 @@ def test_nobody_else_can_speak_for_the_partner() -> None:
     assert one.counters["answer not awaited"] == 1
     one.receive(3, asks[one])
     assert one.counters["forged"] == 1  # our own words, reflected
-
-
-@given(st.binary(max_size=80))
-def test_garbage_is_counted(octets: bytes) -> None:
-    one = Standby(0, 0, [KEY], SeededEntropy(b"x"))
-    one.receive(0, octets)
-    assert one.counters.total() == 1
-    assert one.poll() is None
 
 
 def test_older_keys_are_known_and_the_first_is_used() -> None:

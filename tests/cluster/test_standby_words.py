@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from deadpeer.cluster.membership import Trouble
 from deadpeer.cluster.standby import PartnerLives, Standby, ToPartner
 from deadpeer.crypto import SeededEntropy
@@ -71,4 +74,12 @@ def test_our_own_question_that_comes_back_is_no_partner_with_our_number() -> Non
             asked.append(output.octets)
     one.receive(1, asked[0])
     assert one.counters["forged"] == 1
+    assert one.poll() is None
+
+
+@given(st.binary(max_size=80))
+def test_garbage_is_counted(octets: bytes) -> None:
+    one = Standby(0, 0, [OLD], SeededEntropy(b"x"))
+    one.receive(0, octets)
+    assert one.counters.total() == 1
     assert one.poll() is None

@@ -7,7 +7,8 @@ may have told its peers so.
 
 Two that believe in the same address do no harm: while the partner says that it holds the address too,
 nothing is told about its SAs. It is asked when the address comes, and again while we hold it; until it has
-answered, or `ASKS` questions have stayed unanswered, it counts as alive.
+answered, or `ASKS` questions have stayed unanswered, it counts as alive. Who does not hold the address asks
+as well: a partner that has long been silent when the address comes gets one last question, and not `ASKS`.
 
 Who was stopped (SIGSTOP, a suspended machine) must not serve what has queued up meanwhile. So whoever runs
 this asks the kernel before it serves anything (news of addresses wait in a queue, and are read first). As a
@@ -31,6 +32,12 @@ ANSWER_S = 0.1
 """How long the partner has to say that it holds the address too, before it is spoken for."""
 ASKS = 3
 """So many questions must stay unanswered, within that time or longer."""
+WATCH_S = 0.2
+"""How often it is asked while we do not hold the address."""
+SILENT_S = 0.5
+"""For so long, and for `ASKS` questions or more, it must have been silent before we gain the address."""
+LAST_WORD_S = 0.02
+"""How long it then has to answer the last one: round trips between two such gateways take less."""
 HOLD_S = 2.0
 """How long it counts that the address was seen to be ours. Look at least four times as often."""
 ASK_S = 1.0
@@ -89,7 +96,10 @@ class Standby:
         self._seen_ns = 0
         """When the address was last seen to be ours."""
         self._asks = 0
-        """Questions that have stayed unanswered."""
+        """Questions of the present doubt that have stayed unanswered."""
+        self._unheard = 0
+        self._unheard_since_ns = 0
+        """Questions since its last answer, and when the first of them was put."""
         self._nonce = b""
         self._doubt_until_ns = 0
         self._next_doubt_ns = 0
@@ -116,6 +126,7 @@ class Standby:
         if self._held:
             self._held = self._begun = False
             self._outputs.append(LifeOver("the address is not ours any more, or was out of sight"))
+            self._ask_due_ns = now_ns
         if not held:
             return
         self._held, self._seen_ns = True, now_ns
@@ -123,7 +134,7 @@ class Standby:
         self._outputs.append(PersistEpoch(self._epoch))
         self._lives = True
         self._claims_until_ns = 0
-        self._doubt(now_ns)
+        self._doubt(now_ns, LAST_WORD_S if self._long_silent(now_ns) else BELIEVE_S)
 
     def persisted(self, now_ns: int) -> None:
         """The epoch of `PersistEpoch` is on disk."""
@@ -151,21 +162,21 @@ class Standby:
             if held and self._begun and not self._lives and now_ns >= self._next_doubt_ns:
                 # It says that it holds the address. That may be an old word of its, played back: ask.
                 self._next_doubt_ns = now_ns + int(ASK_S * NS_PER_S)
-                self._doubt(now_ns)
+                self._doubt(now_ns, BELIEVE_S)
                 self._judge(now_ns)
             return
         if not self._nonce or not hmac.compare_digest(nonce, self._nonce):
             self.counters["answer not awaited"] += 1
             return
-        self._nonce, self._asks = b"", 0
+        self._nonce, self._asks, self._unheard = b"", 0, 0
         self._doubt_until_ns = now_ns
-        self._ask_due_ns = now_ns + int(ASK_S * NS_PER_S)
+        self._ask_due_ns = now_ns + int((ASK_S if self._held else WATCH_S) * NS_PER_S)
         self._claims_until_ns = now_ns + int(BELIEVE_S * NS_PER_S) if held else now_ns
         self._judge(now_ns)
 
     def expire(self, now_ns: int) -> None:
         """The deadline came."""
-        if self._held and now_ns >= self._ask_due_ns:
+        if now_ns >= self._ask_due_ns:
             self._ask(now_ns)
         if self._asks > ASKS and self._doubt_until_ns > now_ns:
             self._doubt_until_ns = now_ns
@@ -179,10 +190,8 @@ class Standby:
 
     def deadline(self) -> int | None:
         """When `expire` has something to do, ns."""
-        if not self._held:
-            return None
         due = [self._ask_due_ns]
-        if self._lives:
+        if self._held and self._lives:
             due.append(max(self._doubt_until_ns, self._claims_until_ns))
         return min(due)
 
@@ -200,9 +209,12 @@ class Standby:
                 why = "the partner holds the address as well; nothing is told about its SAs"
                 self._outputs.append(Trouble("both_active", why))
 
-    def _doubt(self, now_ns: int) -> None:
+    def _long_silent(self, now_ns: int) -> bool:
+        return self._unheard >= ASKS and now_ns - self._unheard_since_ns >= SILENT_S * NS_PER_S
+
+    def _doubt(self, now_ns: int, at_most_s: float) -> None:
         """The partner counts as alive until it has answered or stayed silent."""
-        self._doubt_until_ns = now_ns + int(BELIEVE_S * NS_PER_S)
+        self._doubt_until_ns = now_ns + int(at_most_s * NS_PER_S)
         self._asks, self._nonce = 0, b""
         self._ask(now_ns)
 
@@ -210,7 +222,12 @@ class Standby:
         """The same question again, until it is answered; often while we wait for the answer."""
         self._nonce = self._nonce or self._entropy.octets(16)
         self._asks += 1
-        pause_s = ANSWER_S / ASKS if self._asks <= ASKS and self._doubt_until_ns > now_ns else ASK_S
+        self._unheard += 1
+        if self._unheard == 1:
+            self._unheard_since_ns = now_ns
+        pause_s = ASK_S if self._held else WATCH_S
+        if self._asks <= ASKS and self._doubt_until_ns > now_ns:
+            pause_s = ANSWER_S / ASKS
         self._ask_due_ns = now_ns + int(pause_s * NS_PER_S)
         self._outputs.append(ToPartner(self._message(_ASK, self._nonce, self._macs[0])))
 

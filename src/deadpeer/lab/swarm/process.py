@@ -168,7 +168,9 @@ class SwarmProcess:
             at_ns, _, client = heappop(self._timers)
             if client.armed_ns == at_ns:
                 client.armed_ns = None
-                client.expire(now)
+                # Most of what was due has been done with: an answer has come.
+                if (due_ns := client.deadline_ns()) is not None and due_ns <= now.mono_ns:
+                    client.expire(now)
                 self._arm(client)
 
     def _arm(self, client: SwarmClient) -> None:

@@ -360,10 +360,10 @@ def test_a_partner_that_can_t_be_heard_is_spoken_for_soon() -> None:
     assert ANSWER_S * S <= site.now_ns - began < (ANSWER_S + 1.0) * S
 
 
-@pytest.mark.parametrize(("silent_s", "answer_s"), [(1.0, LAST_WORD_S), (0.3, ANSWER_S)])
+@pytest.mark.parametrize(("silent_s", "answer_s"), [(1.0, LAST_WORD_S), (0.2, ANSWER_S)])
 def test_a_partner_that_has_long_been_silent_gets_one_last_question(silent_s: float, answer_s: float) -> None:
     """
-    Five times a second who does not hold the address asks who does. It dies; later the address moves:
+    Ten times a second who does not hold the address asks who does. It dies; later the address moves:
 
       1 ── ask ──▶ 0   (dead)      ...      1: the address is mine
       1 ── ask ──▶ 0   (dead)               1 ── ask ──▶ 0

@@ -32,9 +32,9 @@ ANSWER_S = 0.1
 """How long the partner has to say that it holds the address too, before it is spoken for."""
 ASKS = 3
 """So many questions must stay unanswered, within that time or longer."""
-WATCH_S = 0.2
+WATCH_S = 0.1
 """How often it is asked while we do not hold the address."""
-SILENT_S = 0.5
+SILENT_S = 0.3
 """For so long, and for `ASKS` questions or more, it must have been silent before we gain the address."""
 LAST_WORD_S = 0.02
 """How long it then has to answer the last one: round trips between two such gateways take less."""

@@ -43,6 +43,8 @@ class Truth:
     def __init__(self, members: int) -> None:
         self.said: list[Said] = []
         self._held: dict[Pair, Holding] = {}
+        self._numbers: dict[tuple[int, int], Holding] = {}
+        """The last one that a member has called by a number."""
         self._open_since: list[int | None] = [None] * members
         self._serving: list[list[tuple[int, int]]] = [[] for _ in range(members)]
 
@@ -60,7 +62,7 @@ class Truth:
                 self._all_gone(member, at_ns)
             case {"event": "ike_sa_up", "mono_ns": int(at_ns), "sa": int(number), "remote": str(remote)}:
                 pair = (record["spi_i"], record["spi_r"])
-                self._held[pair] = Holding(member, number, remote, at_ns)
+                self._held[pair] = self._numbers[member, number] = Holding(member, number, remote, at_ns)
             case {"event": "ike_sa_down", "mono_ns": int(at_ns), "sa": int(number)}:
                 if (holding := self._by_number(member, number)) is not None:
                     holding.until_ns = at_ns
@@ -167,6 +169,5 @@ class Truth:
                 holding.until_ns = at_ns
 
     def _by_number(self, member: int, number: int) -> Holding | None:
-        wanted = (member, number, NEVER)
-        found = [h for h in self._held.values() if (h.member, h.number, h.until_ns) == wanted]
-        return found[-1] if found else None
+        found = self._numbers.get((member, number))
+        return found if found is not None and found.until_ns == NEVER else None

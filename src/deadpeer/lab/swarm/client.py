@@ -33,8 +33,9 @@ Tell = Callable[[str, int, dict[str, object]], None]
 class SwarmClient:
     """A client. Its clock is the caller's: each call that does something takes the present moment.
 
-    `tell` hears of "up" (it has a child SA), "back" (the first answer that came through that), "verdict"
-    (with the proof), "failed" (it could not connect; why) and "down" (an IKE SA is gone).
+    `tell` hears of "up" (it has a child SA, and the pair of SPIs of its IKE SA), "back" (the first answer
+    that came through that), "verdict" (with the proof), "failed" (it could not connect; why) and "down" (an
+    IKE SA is gone).
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class SwarmClient:
         """Whether the core's deadline may be another one: nothing moves it but what is handed over."""
         self._sent: dict[int, int] = {}
         self._answered: set[int] = set()
+        self._pair: list[object] = []
         self._waits_for_answer = False
         self._greets = False
         self._lost = False
@@ -174,11 +176,13 @@ class SwarmClient:
 
     def _event(self, now: Now, event: Event) -> None:
         match event.kind:
+            case "ike_sa_up":
+                self._pair = [event.fields["spi_i"], event.fields["spi_r"]]
             case "child_up":
                 # A packet that waited goes now, and is as good as one of now.
                 self._waits_for_answer, self._greets = True, not self._holds
                 self._lost = self._holds = False
-                self._tell("up", now.mono_ns, {})
+                self._tell("up", now.mono_ns, {"pair": self._pair})
             case "ike_sa_down":
                 self._tell("down", now.mono_ns, {"reason": event.fields.get("reason")})
             case "verdict":

@@ -18,7 +18,7 @@ from deadpeer.lab.process import Process, Record, launch
 from deadpeer.lab.scenarios.etcd import Etcd, require_etcd
 from deadpeer.lab.scenarios.field import Daemon, Say
 from deadpeer.lab.scenarios.plan import Layout
-from deadpeer.lab.scenarios.truth import Said, Truth
+from deadpeer.lab.scenarios.truth import Pair, Said, Truth
 from deadpeer.lab.sites import lab_directory
 from deadpeer.lab.swarm import files
 from deadpeer.lab.swarm.middle import MiddleConfig
@@ -37,6 +37,8 @@ class Moments:
     def __init__(self) -> None:
         self._at_ns: dict[tuple[str, int], list[int]] = {}
         self.proofs: dict[int, list[tuple[int, str]]] = {}
+        self.pairs: set[Pair] = set()
+        """All IKE SAs that clients have had, as they see it."""
         self.reasons: Counter[str] = Counter()
         """Why clients could not connect."""
 
@@ -46,6 +48,9 @@ class Moments:
         if not isinstance(event, str) or not isinstance(client, int):
             return
         self._at_ns.setdefault((event, client), []).append(int(record["mono_ns"]))
+        match record:
+            case {"event": "up", "pair": [str(spi_i), str(spi_r)]}:
+                self.pairs.add((spi_i, spi_r))
         if event == "failed":
             self.reasons[str(record["reason"])] += 1
         if event == "verdict":

@@ -152,6 +152,7 @@ async def judge(
     _, lost_again = await field.tally(end_ns, calm_ns)
     others = set(range(plan.clients)) - set(clients)
     told = len(field.truth.told_of_living())
+    unheard = len(field.truth.told_of_unheard(field.moments.pairs))
     proofs = Counter(
         next((proof for at, proof in field.moments.proofs.get(client, ()) if at >= killed_ns), "nothing")
         for client in clients
@@ -167,6 +168,7 @@ async def judge(
         Check("the last one was back", f"within {bound_s:.2f} s", took, in_time),
         Check("clients knew by", wanted, ", ".join(sorted(proofs)), set(proofs) == {wanted}),
         none("tokens for living SAs", told),
+        none("tokens for SAs that clients had and no member's log knows", unheard),
     )
     if plan.slack == 1.0:
         checks += (

@@ -70,4 +70,6 @@ def test_how_many_lives_of_others_have_ended() -> None:
     assert held.ended_lives == 0
     held.partner_lives = False
     assert held.ended_lives == 1
+    held.partner_lives = True  # a doubt, which an old word of its may have been the reason for, is no news
+    assert held.ended_lives == 1
     assert Single(CODEC, 9).ended_lives == 0

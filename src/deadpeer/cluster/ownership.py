@@ -184,14 +184,22 @@ class AddressHeld:
 
     def __init__(self, spis: SpiRing, esp: EspCodec, epoch: int, member: int) -> None:
         self.spis = spis
-        self.partner_lives = True
+        self.ended_lives = 0
+        self._partner_lives = True
         self._esp = esp
         self._epoch = epoch
         self._member = member
 
     @property
-    def ended_lives(self) -> int:
-        return 0 if self.partner_lives else 1
+    def partner_lives(self) -> bool:
+        return self._partner_lives
+
+    @partner_lives.setter
+    def partner_lives(self, lives: bool) -> None:
+        self._partner_lives = lives
+        if not lives:
+            # Once in a life of ours: who plays old words of the partner's back makes us doubt, each second.
+            self.ended_lives = 1
 
     def of_ike(self, spi: bytes) -> Standing:
         return _cautious(

@@ -35,7 +35,8 @@ ASKS = 3
 WATCH_S = 0.1
 """How often it is asked while we do not hold the address."""
 SILENT_S = 0.3
-"""For so long, and for `ASKS` questions or more, it must have been silent before we gain the address."""
+"""For so long, and for `ASKS` questions or more, it must have been silent before we gain the address. Where
+no question was put for so long, nobody knows what it would have said: it counts from the next one."""
 LAST_WORD_S = 0.02
 """How long it then has to answer the last one: round trips between two such gateways take less."""
 HOLD_S = 2.0
@@ -49,9 +50,10 @@ MAX_KEYS = 4
 
 @dataclass(frozen=True, slots=True)
 class ToPartner:
-    """Send these octets to the partner."""
+    """Send these octets to the partner. `asks`: they are a question; say `asked` when it has left."""
 
     octets: bytes
+    asks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,10 @@ class Standby:
         """Questions of the present doubt that have stayed unanswered."""
         self._unheard = 0
         self._unheard_since_ns = 0
-        """Questions since its last answer, and when the first of them was put."""
+        self._asked_ns = 0
+        """Questions since its last answer, when the first of them was put, and the last."""
+        self._last_word = False
+        """Whether it is to have its time for the last question from when that has left."""
         self._nonce = b""
         self._doubt_until_ns = 0
         self._next_doubt_ns = 0
@@ -125,6 +130,7 @@ class Standby:
             return
         if self._held:
             self._held = self._begun = False
+            self.counters["both hold the address"] = 0
             self._outputs.append(LifeOver("the address is not ours any more, or was out of sight"))
             self._ask_due_ns = now_ns
         if not held:
@@ -134,7 +140,14 @@ class Standby:
         self._outputs.append(PersistEpoch(self._epoch))
         self._lives = True
         self._claims_until_ns = 0
-        self._doubt(now_ns, LAST_WORD_S if self._long_silent(now_ns) else BELIEVE_S)
+        self._last_word = self._long_silent(now_ns)
+        self._doubt(now_ns, LAST_WORD_S if self._last_word else BELIEVE_S)
+
+    def asked(self, now_ns: int) -> None:
+        """A question has left, perhaps some time after it was put."""
+        if self._last_word:
+            self._last_word = False
+            self._doubt_until_ns = now_ns + int(LAST_WORD_S * NS_PER_S)
 
     def persisted(self, now_ns: int) -> None:
         """The epoch of `PersistEpoch` is on disk."""
@@ -191,7 +204,7 @@ class Standby:
     def deadline(self) -> int | None:
         """When `expire` has something to do, ns."""
         due = [self._ask_due_ns]
-        if self._held and self._lives:
+        if self._begun and self._lives:
             due.append(max(self._doubt_until_ns, self._claims_until_ns))
         return min(due)
 
@@ -210,7 +223,9 @@ class Standby:
                 self._outputs.append(Trouble("both_active", why))
 
     def _long_silent(self, now_ns: int) -> bool:
-        return self._unheard >= ASKS and now_ns - self._unheard_since_ns >= SILENT_S * NS_PER_S
+        silent_ns = SILENT_S * NS_PER_S
+        asked_lately = now_ns - self._asked_ns <= silent_ns
+        return self._unheard >= ASKS and asked_lately and now_ns - self._unheard_since_ns >= silent_ns
 
     def _doubt(self, now_ns: int, at_most_s: float) -> None:
         """The partner counts as alive until it has answered or stayed silent."""
@@ -222,14 +237,15 @@ class Standby:
         """The same question again, until it is answered; often while we wait for the answer."""
         self._nonce = self._nonce or self._entropy.octets(16)
         self._asks += 1
+        if not self._unheard or now_ns - self._asked_ns > SILENT_S * NS_PER_S:
+            self._unheard, self._unheard_since_ns = 0, now_ns
         self._unheard += 1
-        if self._unheard == 1:
-            self._unheard_since_ns = now_ns
+        self._asked_ns = now_ns
         pause_s = ASK_S if self._held else WATCH_S
         if self._asks <= ASKS and self._doubt_until_ns > now_ns:
             pause_s = ANSWER_S / ASKS
         self._ask_due_ns = now_ns + int(pause_s * NS_PER_S)
-        self._outputs.append(ToPartner(self._message(_ASK, self._nonce, self._macs[0])))
+        self._outputs.append(ToPartner(self._message(_ASK, self._nonce, self._macs[0]), asks=True))
 
     def _meet_namesake(self) -> None:
         """What the other one's SPIs say is not to be told from our own, of lives that are over."""

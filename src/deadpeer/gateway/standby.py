@@ -257,9 +257,11 @@ class StandbyMember:
                 self._begin(epoch, secrets)
             case LifeOver(why=why):
                 self._over(why)
-            case ToPartner(octets=octets):
+            case ToPartner(octets=octets, asks=asks):
                 if self._partner is not None:
                     self._partner.send(octets, self._options.partner)
+                if asks:
+                    self._standby.asked(boottime_ns())
             case PartnerLives(lives=lives):
                 self._judge(lives)
             case Trouble(kind=kind, why=why):
@@ -278,6 +280,7 @@ class StandbyMember:
             self._retry_timer = self._loop.call_later(RETRY_S, self._retry)
             return False
         self._wanted = None
+        self._hear()
         self._standby.persisted(boottime_ns())
         return True
 
@@ -330,6 +333,7 @@ class StandbyMember:
 
     def _expire(self) -> None:
         self._read_news()
+        self._hear()
         self._standby.expire(boottime_ns())
         self._drain()
 
@@ -345,10 +349,14 @@ class StandbyMember:
     def _on_partner(self) -> None:
         # What we say must not be older than what the kernel knows.
         self._read_news()
+        self._hear()
+        self._drain()
+
+    def _hear(self) -> None:
+        """What the partner has said by now: the disk may have taken longer than it had for its answer."""
         if self._partner is not None:
             for datagram in self._partner.receive():
                 self._standby.receive(boottime_ns(), datagram.payload)
-        self._drain()
 
     def _listen(self) -> UdpSocket:
         listen = self._options.listen

@@ -1,0 +1,124 @@
+"""One of two whose disk is slow: what the partner has said meanwhile is heard before it is judged."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from contextlib import AsyncExitStack
+from ipaddress import ip_address
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from deadpeer.cluster.ownership import AddressHeld
+from deadpeer.cluster.spi import EspCodec, SpiRing
+from deadpeer.cluster.standby import LAST_WORD_S, SILENT_S, Standby, ToPartner
+from deadpeer.crypto import SeededEntropy
+from deadpeer.gateway import standby as module
+from deadpeer.gateway.lives import Site
+from deadpeer.gateway.runtime import Runtime
+from deadpeer.gateway.standby import StandbyMember, Surroundings
+from deadpeer.gateway.standby_config import StandbyOptions
+from deadpeer.ike.io import Event
+from deadpeer.store import MemoryStore
+from deadpeer.values import Address
+
+KEY = bytes(range(32))
+
+
+class Idle:
+    """A runtime that nothing comes to."""
+
+    serves = False
+    noted = None
+
+    def listen(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class Lives:
+    """Lives without endpoints."""
+
+    def __init__(self, *_: object) -> None:
+        self.life: Any = None
+        self.endpoint = None
+        self.count = 0
+
+    def begin(self, epoch: int, *_: object) -> object:
+        self.life = SimpleNamespace(ownership=AddressHeld(SpiRing([KEY]), EspCodec(KEY), epoch, 1))
+        return self.life
+
+    def over(self) -> None:
+        self.life = None
+
+
+class Partner:
+    """It was silent for long, holds the address, and goes on just when the address comes to the other."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+        self._standby = Standby(0, 0, [KEY], SeededEntropy(b"partner"))
+        self._standby.address(0, True)
+        self._standby.persisted(0)
+
+    def answer(self) -> None:
+        """All that is in the socket."""
+        while True:
+            try:
+                question, sender = self.socket.recvfrom(100)
+            except BlockingIOError:
+                return
+            self._standby.receive(0, question)
+            while (output := self._standby.poll()) is not None:
+                if isinstance(output, ToPartner) and not output.asks:
+                    self.socket.sendto(output.octets, sender)
+
+
+class SlowStore(MemoryStore):
+    """A disk that takes longer than the partner has for its last word; that comes meanwhile."""
+
+    def __init__(self, partner: Partner) -> None:
+        super().__init__()
+        self._partner = partner
+
+    def put(self, name: str, data: bytes) -> None:
+        self._partner.answer()
+        time.sleep(LAST_WORD_S + 0.01)
+        super().put(name, data)
+
+
+def test_a_partner_that_answered_while_the_disk_was_slow_is_not_spoken_for(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Lives", Lives)
+    events: list[Event] = []
+
+    async def main() -> dict[str, Any]:
+        partner = Partner()
+        site = cast(Any, Site)(
+            file=place / "gateway.toml", state_dir=place, endpoint=None, connections=(), crash=None,
+            store=SlowStore(partner), ledger=None, entropy=SeededEntropy(1), machine_id=b"", hold_packets=0,
+        )  # fmt: skip
+        around = Surroundings(site, lambda _, event: events.append(event), lambda _: None, lambda: None)
+        theirs = Address(*partner.socket.getsockname())
+        options = StandbyOptions(
+            1, ip_address("127.0.0.9"), (KEY,), Address("127.0.0.1", 0), theirs, by="command"
+        )
+        async with AsyncExitStack() as stack:
+            stack.callback(partner.socket.close)
+            member = StandbyMember(options, around)
+            member.start(cast(Runtime, Idle()), stack)
+            await asyncio.sleep(2 * SILENT_S)
+            member.activate()
+            await asyncio.sleep(3 * LAST_WORD_S)
+            return member.status()
+
+    status = asyncio.run(main())
+    assert (status["state"], status["partner_lives"], status["both_active"]) == ("active", True, True)
+    assert [event.fields["lives"] for event in events if event.kind == "partner"] == []
+    assert "both_active" in [event.kind for event in events]

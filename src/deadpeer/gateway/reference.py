@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
+
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -77,7 +79,7 @@ def _section(name: str, table: type[BaseModel]) -> str:
     lines = [
         f"## [{name}]",
         "",
-        table.__doc__ or "",
+        cleandoc(table.__doc__ or ""),
         "",
         "| key | default | meaning | example |",
         "|---|---|---|---|",

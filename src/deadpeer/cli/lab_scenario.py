@@ -41,7 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cluster = parser.add_argument_group("with --scenario cluster, and some with failover")
     cluster.add_argument("--members", type=int, metavar="N", help="gateways behind the balancer (default: 4)")
     cluster.add_argument("--clients", type=int, metavar="N", help="gateways in front of it (default: 4)")
-    cluster.add_argument("--lease", type=int, metavar="S", help="seconds of a member's lease (default: 5)")
+    cluster.add_argument(
+        "--lease",
+        type=int,
+        metavar="S",
+        help="a member that dies is written off within so many seconds, 3 or more (default: 5)",
+    )
     cluster.add_argument(
         "--forward",
         action=argparse.BooleanOptionalAction,

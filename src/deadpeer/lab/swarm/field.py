@@ -111,7 +111,7 @@ class SwarmField:
             await self.steer(1, away=True)
             self.say("two gateways run; number 0 is active, number 1 stands by")
         else:
-            self.say(f"{plan.members} members serve, each with a lease of {plan.lease_s} s in etcd")
+            self.say(f"{plan.members} members serve; one that dies is written off within {plan.lease_s} s")
             # Whoever has just come to know the store does not yet believe that a lease has run out.
             known_s = began_s + 1.0 + doubt_s
             if not plan.direct:

@@ -5,12 +5,24 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
 
 import pytest
+from tests.gateway.test_runtime import Bench, ScriptedCore, run
 from tests.support.pair import Pair
 
+from deadpeer.cluster.secrets import Sealer
+from deadpeer.cluster.standby import shared_secrets
+from deadpeer.crash.options import CrashOptions
+from deadpeer.crypto import SeededEntropy
 from deadpeer.gateway import collector
+from deadpeer.gateway.lives import Lives, Site
+from deadpeer.ike.connection import EndpointConfig
 from deadpeer.ike.io import Rekey, Terminate
+from deadpeer.store import MemoryLedger, MemoryStore
+
+KEY = bytes(range(32))
 
 
 class Knot:
@@ -58,8 +70,30 @@ def test_when_a_life_is_over_all_is_looked_at_again() -> None:
     gc.collect()
     assert gone() is not None
     collector.look_again()
-    gc.collect()
     assert gone() is None
+    assert gc.get_freeze_count() > 0
+
+
+def test_a_life_that_is_over_is_gone_at_once(place: Path) -> None:
+    """Its endpoint and data plane are one knot. A member that loses life after life must not keep them all."""
+    collector.spare()
+
+    async def work(bench: Bench) -> None:
+        site = Site(
+            place / "gateway.toml", place, EndpointConfig(local_hosts=("127.0.0.1",)), (), CrashOptions(),
+            MemoryStore(), MemoryLedger(), SeededEntropy(2), b"machine", 8,
+        )  # fmt: skip
+        lives = Lives(site, bench.runtime, Sealer(KEY, "standby"), 0)
+        bench.runtime.detach(site.engine())
+        for epoch in (1, 2, 3):
+            lives.begin(epoch, shared_secrets([KEY]), None)
+            gc.collect()
+            gone = weakref.ref(cast(object, lives.endpoint))
+            assert gone() is not None
+            lives.over()
+            assert gone() is None
+
+    run(place, ScriptedCore(), work)
 
 
 def test_closed_sas_are_in_no_cycle() -> None:

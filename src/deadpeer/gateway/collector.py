@@ -3,7 +3,8 @@
 By default it looks at everything again whenever there is a quarter more of it: a gateway with 10,000 IKE SAs
 would stand still for half a second each time, and one with 100,000 for longer than a lease lasts. SAs are in
 no cycle once they are closed (a test says so), and go without it. So what has been looked at once, and stays,
-is not looked at again until a life is over, when all of it may go at once.
+is not looked at again until a life is over. Then all of it goes, in one piece, and at once: the collector by
+itself would come after four million objects, which is several lives of hundreds of SAs each.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ def spare() -> None:
 
 
 def look_again() -> None:
-    """Much may have gone: the next time all is looked at."""
+    """Much has gone: all is looked at, which takes some 0.5 µs for each object, 0.2 s for 500 SAs."""
     gc.unfreeze()
+    gc.collect()
 
 
 def _after(phase: str, info: Mapping[str, int]) -> None:

@@ -75,7 +75,7 @@ def test_when_a_life_is_over_all_is_looked_at_again() -> None:
 
 
 def test_a_life_that_is_over_is_gone_at_once(place: Path) -> None:
-    """Its endpoint and data plane are one knot. A member that loses life after life must not keep them all."""
+    """Its endpoint is one knot. A member that loses life after life must not keep them all."""
     collector.spare()
 
     async def work(bench: Bench) -> None:

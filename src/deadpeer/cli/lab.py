@@ -85,7 +85,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         type=float,
         metavar="S",
         help="seconds until Bob is started again (default: 1); in a cluster, how much longer than its lease a"
-        " member is stopped or cut off, or etcd is down (default: 2)",
+        " member is stopped or cut off, or etcd is down (default: 2); with blink, for how long etcd is down",
     )
     parser.add_argument("--idle", action="store_true", help="an idle tunnel: no inner packets")
     parser.add_argument(

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -138,3 +139,30 @@ def test_a_reader_that_is_gone() -> None:
         writer.put("x")
         writer.close()
         assert writer.counters["log_lost"] == 1
+
+
+def test_lines_that_come_together_are_written_in_their_order_all_of_them() -> None:
+    out = io.BytesIO()
+    writer = LineWriter(out)
+    for number in range(2000):
+        writer.put(str(number))
+    writer.close()
+    assert out.getvalue().decode().split() == [str(number) for number in range(2000)]
+
+
+def test_a_full_pipe_that_does_not_block_is_waited_for() -> None:
+    """Somebody else who has the same terminal may have set it so."""
+    tries = 0
+
+    class Full(io.BytesIO):
+        def write(self, octets: Any) -> int:
+            nonlocal tries
+            tries += 1
+            return super().write(octets) if time.monotonic() > until else None  # type: ignore[return-value]
+
+    until, out = time.monotonic() + 0.3, Full()
+    writer = LineWriter(out)
+    writer.put("x")
+    writer.close()
+    assert out.getvalue() == b"x\n"
+    assert tries <= 20

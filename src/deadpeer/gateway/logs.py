@@ -6,6 +6,7 @@ import json
 import queue
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -35,6 +36,7 @@ _COLOURS = {"debug": "\x1b[2m", "notice": "\x1b[1m", "warning": "\x1b[1;33m"}
 _TOGETHER_S = 0.002
 _AT_ONCE = 256
 """Lines that are written together: so long after the first of them, and so many."""
+_FULL_S = 0.02
 _BURST = 500
 _PER_S = 50
 
@@ -139,7 +141,10 @@ class LineWriter:
         try:
             rest = memoryview("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
             while rest:
-                rest = rest[self._out.write(rest) or 0 :]
+                if (written := self._out.write(rest)) is None:
+                    # Whoever shares it with us has made it one that does not block.
+                    time.sleep(_FULL_S)
+                rest = rest[written or 0 :]
         except (OSError, ValueError):
             self.counters["log_lost"] += len(lines)
 

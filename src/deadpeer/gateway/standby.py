@@ -79,6 +79,7 @@ class StandbyMember:
         """The epoch that is to be on disk."""
         self._partner_lives = True
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
         self._look_timer: asyncio.TimerHandle | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
         self._stepping = False
@@ -324,14 +325,17 @@ class StandbyMember:
             self._runtime.noted = self._deferring.trace if needed else None
 
     def _arm(self) -> None:
+        due = self._standby.deadline()
+        # One that is due and waits for its turn stays: else a flood of words would put it off for good.
+        if due is None or (self._timer is not None and self._timer_ns <= due):
+            return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None
-        if (due := self._standby.deadline()) is not None:
-            left_s = max(0, due - boottime_ns()) / NS_PER_S
-            self._timer = self._loop.call_later(left_s, self._expire)
+        left_s = max(0, due - boottime_ns()) / NS_PER_S
+        self._timer, self._timer_ns = self._loop.call_later(left_s, self._expire), due
 
     def _expire(self) -> None:
+        self._timer = None
         self._read_news()
         self._hear()
         self._standby.expire(boottime_ns())

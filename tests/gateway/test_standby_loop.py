@@ -1,4 +1,5 @@
-"""One of two whose disk is slow: what the partner has said meanwhile is heard before it is judged."""
+"""One of two in its loop: what the partner has said is heard before it is judged, however slow the disk is,
+and it is asked however much strangers say."""
 
 from __future__ import annotations
 
@@ -15,11 +16,12 @@ import pytest
 
 from deadpeer.cluster.ownership import AddressHeld
 from deadpeer.cluster.spi import EspCodec, SpiRing
-from deadpeer.cluster.standby import LAST_WORD_S, SILENT_S, Standby, ToPartner
+from deadpeer.cluster.standby import ANSWER_S, LAST_WORD_S, SILENT_S, Standby, ToPartner
 from deadpeer.crypto import SeededEntropy
 from deadpeer.gateway import standby as module
 from deadpeer.gateway.lives import Site
 from deadpeer.gateway.runtime import Runtime
+from deadpeer.gateway.sockets import DRAIN
 from deadpeer.gateway.standby import StandbyMember, Surroundings
 from deadpeer.gateway.standby_config import StandbyOptions
 from deadpeer.ike.io import Event
@@ -92,26 +94,41 @@ class SlowStore(MemoryStore):
         super().put(name, data)
 
 
-def test_a_partner_that_answered_while_the_disk_was_slow_is_not_spoken_for(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def member_of(
+    place: Path, partner: Partner, store: MemoryStore, events: list[Event], port: int = 0
+) -> StandbyMember:
+    site = cast(Any, Site)(
+        file=place / "gateway.toml", state_dir=place, endpoint=None, connections=(), crash=None,
+        store=store, ledger=None, entropy=SeededEntropy(1), machine_id=b"", hold_packets=0,
+    )  # fmt: skip
+    around = Surroundings(site, lambda _, event: events.append(event), lambda _: None, lambda: None)
+    theirs = Address(*partner.socket.getsockname())
+    ours = Address("127.0.0.1", port)
+    return StandbyMember(
+        StandbyOptions(1, ip_address("127.0.0.9"), (KEY,), ours, theirs, by="command"), around
+    )
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
+@pytest.fixture(autouse=True)
+def without_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Lives", Lives)
+
+
+def test_a_partner_that_answered_while_the_disk_was_slow_is_not_spoken_for(place: Path) -> None:
     events: list[Event] = []
 
     async def main() -> dict[str, Any]:
         partner = Partner()
-        site = cast(Any, Site)(
-            file=place / "gateway.toml", state_dir=place, endpoint=None, connections=(), crash=None,
-            store=SlowStore(partner), ledger=None, entropy=SeededEntropy(1), machine_id=b"", hold_packets=0,
-        )  # fmt: skip
-        around = Surroundings(site, lambda _, event: events.append(event), lambda _: None, lambda: None)
-        theirs = Address(*partner.socket.getsockname())
-        options = StandbyOptions(
-            1, ip_address("127.0.0.9"), (KEY,), Address("127.0.0.1", 0), theirs, by="command"
-        )
         async with AsyncExitStack() as stack:
             stack.callback(partner.socket.close)
-            member = StandbyMember(options, around)
+            member = member_of(place, partner, SlowStore(partner), events)
             member.start(cast(Runtime, Idle()), stack)
             await asyncio.sleep(2 * SILENT_S)
             member.activate()
@@ -122,3 +139,26 @@ def test_a_partner_that_answered_while_the_disk_was_slow_is_not_spoken_for(
     assert (status["state"], status["partner_lives"], status["both_active"]) == ("active", True, True)
     assert [event.fields["lives"] for event in events if event.kind == "partner"] == []
     assert "both_active" in [event.kind for event in events]
+
+
+def test_strangers_who_talk_all_the_time_do_not_keep_it_from_judging_the_partner(place: Path) -> None:
+    """Each time that the loop looks there is something from them; the partner is dead."""
+    events: list[Event] = []
+
+    async def main() -> None:
+        partner = Partner()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            async with AsyncExitStack() as stack:
+                stack.callback(partner.socket.close)
+                address = ("127.0.0.1", free_port())
+                member = member_of(place, partner, MemoryStore(), events, address[1])
+                member.start(cast(Runtime, Idle()), stack)
+                member.activate()
+                end = time.monotonic() + 10 * ANSWER_S
+                while time.monotonic() < end and "partner" not in [event.kind for event in events]:
+                    for _ in range(DRAIN + 1):
+                        stranger.sendto(b"?", address)
+                    await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert [event.fields["lives"] for event in events if event.kind == "partner"] == [False]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.fakes import protected_request
-from tests.support.fates import QCD, SIR, play
+from tests.support.fates import QCD, RESUMING, SIR, play
 from tests.support.fleet import VIP, Fleet
 from tests.support.mallory import Mallory
 from tests.support.simstore import S
@@ -182,6 +182,22 @@ def test_a_rotated_secret_recovers_the_clients_of_a_dead_member() -> None:
     fleet.evacuate()
     fleet.traffic(1.0)
     assert fleet.clients[0].verdicts() == ["qcd-token"]
+    assert fleet.flows() == [True] * 3
+    assert fleet.violations == []
+
+
+def test_a_session_with_a_dead_member_is_resumed_with_another() -> None:
+    """The token says that the SA is lost; the ticket of the dead member opens at the one that told it."""
+    fleet = Fleet(10, members=3, clients=3, extensions=(*QCD, *RESUMING)).up()
+    fleet.gateways[0].crash()
+    fleet.evacuate()
+    fleet.traffic(7.0)
+    client = fleet.clients[0]
+    kinds = [event.kind for _, event in client.node.events]
+    assert client.verdicts() == ["qcd-token"]
+    assert kinds.count("resumed") == 1 and "resume_refused" not in kinds, kinds
+    redeemed = [g.node.endpoint.counters["ticket.redeemed"] for g in fleet.gateways[1:] if g.node]
+    assert sorted(redeemed) == [0, 1]
     assert fleet.flows() == [True] * 3
     assert fleet.violations == []
 

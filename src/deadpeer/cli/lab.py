@@ -330,7 +330,7 @@ async def _to_json(options: LabOptions) -> Run:
     from deadpeer.lab.runs import run_once
 
     finished = await run_once(options, Silent())
-    print_json({"runs": [finished.result.to_record()]})
+    print_json({"ok": finished.result.ok, "runs": [finished.result.to_record()]})
     return finished
 
 

@@ -89,12 +89,13 @@ def run(
 
 
 def _end(args: argparse.Namespace, records: list[dict[str, Any]], *, say: bool = True) -> int:
+    ok = all(record["ok"] for record in records)
     if args.json:
-        print_json({"runs": records})
+        print_json({"ok": ok, "runs": records})
     for record in records:
         if not record["ok"] and say:
             print(f"deadpeer lab: {record['failure']} (seed {record['seed']})", file=sys.stderr)
-    return OK if all(record["ok"] for record in records) else FAILED
+    return OK if ok else FAILED
 
 
 async def _each(

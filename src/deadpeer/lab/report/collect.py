@@ -64,7 +64,7 @@ class Collected:
 
     def to_record(self) -> dict[str, Any]:
         """What `deadpeer lab --json` prints of several runs."""
-        record: dict[str, Any] = {"runs": [run.to_record() for run in self.runs]}
+        record: dict[str, Any] = {"ok": self.ok, "runs": [run.to_record() for run in self.runs]}
         if self.attacks:
             record["attacks"] = [attack_record(attack) for attack in self.attacks]
         return record

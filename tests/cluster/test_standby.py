@@ -93,8 +93,10 @@ class One:
                 case LifeOver():
                     self.node = self.gate = self.ownership = None
                     self.unanswered.forget()
-                case ToPartner(octets=octets):
+                case ToPartner(octets=octets, asks=asks):
                     self.site.to_partner(self, octets)
+                    if asks:
+                        process.asked(self.site.now_ns)
                 case PartnerLives() if self.node is not None:
                     self.node.endpoint.handle(
                         Now(self.site.now_ns, 1e9), ExtensionCommand("cluster", "partner", 0, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
 from collections.abc import Iterator
@@ -91,6 +92,7 @@ def test_a_life_that_is_over_is_gone_at_once(place: Path) -> None:
             gone = weakref.ref(cast(object, lives.endpoint))
             assert gone() is not None
             lives.over()
+            await asyncio.sleep(0)
             assert gone() is None
 
     run(place, ScriptedCore(), work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -93,10 +94,11 @@ class Lives:
         return life
 
     def over(self) -> None:
-        """All SAs are lost."""
+        """All SAs are lost. To be called in the event loop, which soon stands still until they are gone."""
         self.life = self.endpoint = None
         self._runtime.detach(self._site.engine())
-        collector.look_again()
+        # Not now: a lease that is given back, say, is not to wait for it.
+        asyncio.get_running_loop().call_soon(collector.look_again)
 
 
 class EpochFile:

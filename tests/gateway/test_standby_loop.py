@@ -22,7 +22,7 @@ from deadpeer.gateway import standby as module
 from deadpeer.gateway.lives import Site
 from deadpeer.gateway.runtime import Runtime
 from deadpeer.gateway.sockets import DRAIN
-from deadpeer.gateway.standby import StandbyMember, Surroundings
+from deadpeer.gateway.standby import HEAR_EVERY_S, StandbyMember, Surroundings
 from deadpeer.gateway.standby_config import StandbyOptions
 from deadpeer.ike.io import Event
 from deadpeer.store import MemoryStore
@@ -79,6 +79,23 @@ class Partner:
             while (output := self._standby.poll()) is not None:
                 if isinstance(output, ToPartner) and not output.asks:
                     self.socket.sendto(output.octets, sender)
+
+    def drain(self) -> list[bytes]:
+        """What has been said to it so far, unread."""
+        said = []
+        while True:
+            try:
+                said.append(self.socket.recv(100))
+            except BlockingIOError:
+                return said
+
+    def ask(self, whom: Address) -> None:
+        """Put a question, with a nonce of its own."""
+        other = Standby(0, 0, [KEY], SeededEntropy(b"asks"))
+        other.expire(1)
+        while (output := other.poll()) is not None:
+            if isinstance(output, ToPartner):
+                self.socket.sendto(output.octets, whom)
 
 
 class SlowStore(MemoryStore):
@@ -162,3 +179,32 @@ def test_strangers_who_talk_all_the_time_do_not_keep_it_from_judging_the_partner
 
     asyncio.run(main())
     assert [event.fields["lives"] for event in events if event.kind == "partner"] == [False]
+
+
+def test_the_partner_is_heard_among_all_that_waited_while_a_process_was_stopped(place: Path) -> None:
+    """
+    0: stopped, its sockets are full ... goes on, and serves them
+    1 ── do you hold the address? ──▶ 0      (in a socket whose turn would come last)
+    1 ◀── I do ────────────────────── 0      as soon as 0 asks for the time
+    """
+
+    async def main() -> list[bytes]:
+        partner = Partner()
+        async with AsyncExitStack() as stack:
+            stack.callback(partner.socket.close)
+            port = free_port()
+            member = member_of(place, partner, MemoryStore(), [], port)
+            member.start(cast(Runtime, Idle()), stack)
+            member.activate()
+            await asyncio.sleep(3 * ANSWER_S)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(cast(Any, member)._partner.fileno())  # its turn does not come
+            partner.drain()
+            partner.ask(Address("127.0.0.1", port))
+            await asyncio.sleep(2 * HEAR_EVERY_S)
+            member.core_clock.enter()  # as for each datagram of others
+            await asyncio.sleep(0)
+            return partner.drain()
+
+    answers = [said for said in asyncio.run(main()) if said[1] == 2]
+    assert len(answers) == 1

@@ -34,6 +34,8 @@ from .sockets import UdpSocket
 from .standby_config import StandbyOptions
 
 LOOK_EVERY_S = 0.5
+HEAR_EVERY_S = 0.005
+"""So often the partner is heard, however much others have to say."""
 """How often the address is looked for, besides the kernel's news."""
 RETRY_S = 1.0
 """How soon the epoch is written again after the disk refused it."""
@@ -74,6 +76,7 @@ class StandbyMember:
         self._runtime: Runtime | None = None
         self._deferring: Deferring | None = None
         self._held = False
+        self._heard_ns = 0
         """What was last said of the address."""
         self._wanted: int | None = None
         """The epoch that is to be on disk."""
@@ -176,7 +179,11 @@ class StandbyMember:
 
     def is_open(self, now_ns: int) -> bool:
         """Whether we may serve, as the kernel's newest word has it."""
-        if self._read_news():
+        told = self._read_news()
+        if now_ns - self._heard_ns >= HEAR_EVERY_S * NS_PER_S:
+            # Who was stopped for long finds its sockets full. The partner waits for a word, and not for long.
+            told |= self._hear()
+        if told:
             # Not now: whoever has just asked for the time goes on first, and finds the fence closed.
             self._loop.call_soon(self._drain)
         return self._standby.is_open(now_ns)
@@ -356,11 +363,14 @@ class StandbyMember:
         self._hear()
         self._drain()
 
-    def _hear(self) -> None:
-        """What the partner has said by now: the disk may have taken longer than it had for its answer."""
-        if self._partner is not None:
-            for datagram in self._partner.receive():
-                self._standby.receive(boottime_ns(), datagram.payload)
+    def _hear(self) -> bool:
+        """What the partner has said by now, if anything: the disk may have taken longer than it had for its
+        answer."""
+        self._heard_ns, some = boottime_ns(), False
+        for datagram in self._partner.receive() if self._partner is not None else ():
+            some = True
+            self._standby.receive(boottime_ns(), datagram.payload)
+        return some
 
     def _listen(self) -> UdpSocket:
         listen = self._options.listen

@@ -213,6 +213,12 @@ class Site:
         self.delivers_to = to
         self.ones[to].address(True)
 
+    def die(self) -> None:
+        """The active one dies, and the network leads to the other, who does not have the address yet."""
+        self.ones[0].crash()
+        self.ones[0].address(False)
+        self.delivers_to = 1
+
     def at(self, delay_ns: int, work: Callable[[], None]) -> None:
         self._serial += 1
         heapq.heappush(self._events, (self.now_ns + max(0, delay_ns) + 1000, self._serial, work))
@@ -373,9 +379,7 @@ def test_a_partner_that_has_long_been_silent_gets_one_last_question(silent_s: fl
     """
     site = Site(*QCD).up()
     site.traffic(0.5)
-    site.ones[0].crash()
-    site.ones[0].address(False)
-    site.delivers_to = 1
+    site.die()
     site.run(silent_s)
     began = site.now_ns
     site.ones[1].address(True)
@@ -415,9 +419,7 @@ def test_who_asks_before_the_partner_is_known_to_be_silent_has_the_answer_when_i
     """
     site = Site(*QCD).up()
     site.traffic(0.5)
-    site.ones[0].crash()
-    site.ones[0].address(False)
-    site.delivers_to = 1
+    site.die()
     site.ones[1].address(True)
     site.traffic(0.02)
     site.run(ANSWER_S - 0.03)

@@ -137,7 +137,7 @@ def test_of_two_that_an_spi_may_name_it_is_the_one_with_a_lease() -> None:
     """Under one key it passes for a life of member 1, which has no lease, under the other for one of 3's."""
 
     class Twice(SpiRing):
-        def origins(self, spi: bytes) -> list:  # type: ignore[type-arg]
+        def origins(self, spi: bytes) -> list[object]:
             return [origin for n in (1, 3) if (origin := CODEC.decode(CODEC.encode(5, n, 0))) is not None]
 
     view = View(1, LIVING.members, {3: LIVING.leases[3]})
@@ -350,7 +350,7 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
-def test_whatever_comes_in_whatever_order(operations: list[tuple]) -> None:  # type: ignore[type-arg]
+def test_whatever_comes_in_whatever_order(operations: list[tuple[object, ...]]) -> None:
     """Bounds hold, nothing is given out too early, too late, twice, or other than as it came."""
     with small(12, 8, 5):
         table, now_ns, dead = Unanswered(KEEP_S), 0, set[int]()

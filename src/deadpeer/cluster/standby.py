@@ -100,9 +100,10 @@ class Standby:
         self._asks = 0
         """Questions of the present doubt that have stayed unanswered."""
         self._unheard = 0
+        """Questions since its last answer."""
         self._unheard_since_ns = 0
         self._asked_ns = 0
-        """Questions since its last answer, when the first of them was put, and the last."""
+        """When the first and the last of them was put."""
         self._last_word = False
         """Whether it is to have its time for the last question from when that has left."""
         self._nonce = b""

@@ -121,7 +121,7 @@ def cautions(options: ClusterOptions) -> Iterator[str]:
     if options.spare_s < ELECTION_S:
         yield (
             f"etcd may be away for {options.spare_s:.2f} s only, and takes up to {ELECTION_S:g} s to elect a"
-            " leader, while which this member is fenced; a longer lease bears that, for example: lease = 5"
+            " leader, during which this member is fenced; a longer lease bears that, for example: lease = 5"
         )
 
 

@@ -34,9 +34,9 @@ from .sockets import UdpSocket
 from .standby_config import StandbyOptions
 
 LOOK_EVERY_S = 0.5
+"""How often the address is looked for, besides the kernel's news."""
 HEAR_EVERY_S = 0.005
 """So often the partner is heard, however much others have to say."""
-"""How often the address is looked for, besides the kernel's news."""
 RETRY_S = 1.0
 """How soon the epoch is written again after the disk refused it."""
 _BUFFER = 1 << 18
@@ -76,8 +76,8 @@ class StandbyMember:
         self._runtime: Runtime | None = None
         self._deferring: Deferring | None = None
         self._held = False
-        self._heard_ns = 0
         """What was last said of the address."""
+        self._heard_ns = 0
         self._wanted: int | None = None
         """The epoch that is to be on disk."""
         self._partner_lives = True

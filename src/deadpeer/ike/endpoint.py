@@ -197,9 +197,15 @@ class Endpoint:
         if found is None:
             return
         self._env.event(
-            "verdict", "notice", connection=found.connection.name, sa=found.number, remote=str(found.remote),
-            proof=verdict.proof.kind, took_s=round(verdict.took_s, 6), evidence=verdict.evidence(),
-        )  # fmt: skip
+            "verdict",
+            "notice",
+            connection=found.connection.name,
+            sa=found.number,
+            remote=str(found.remote),
+            proof=verdict.proof.kind,
+            took_s=round(verdict.took_s, 6),
+            evidence=verdict.evidence(),
+        )
         if farewell:
             found.say_farewell()
         self._env.signal(now, ext.Condemned(found, verdict))

@@ -119,17 +119,20 @@ def test_clients_differ_in_addresses_and_identity_and_in_nothing_else(tmp_path: 
 
 def test_moments_are_the_first_ones_since() -> None:
     moments = Moments()
-    for event, client, at in (("up", 1, 10), ("up", 2, 12), ("up", 1, 50), ("ready", None, 1)):
-        moments.take({"event": event, "mono_ns": at, **({} if client is None else {"client": client})})
-    moments.take({"event": "up", "client": 4, "mono_ns": 60, "pair": ["aa", "bb"]})
-    moments.take({"event": "verdict", "client": 1, "mono_ns": 40, "proof": "qcd-token"})
-    moments.take({"event": "failed", "client": 3, "mono_ns": 41, "reason": "no answer"})
+    pair = {"pair": ["aa", "bb"]}
+    moments.take({"event": "ready", "mono_ns": 1, "clients": 4})
+    for told in (
+        [["up", 1, 10, pair], ["up", 2, 12, pair]],
+        [["up", 1, 50, {"pair": ["cc", "dd"]}], ["back", 1, 51, {}]],
+        [["verdict", 1, 40, {"proof": "qcd-token"}], ["failed", 3, 41, {"reason": "no answer"}]],
+    ):
+        moments.take({"event": "moments", "mono_ns": 60, "moments": told})
     assert moments.all_of("up", [1, 2, 3], 0) == {1: 10, 2: 12}
     assert moments.all_of("up", [1, 2, 3], 11) == {1: 50, 2: 12}
     assert moments.all_of("up", [1, 2, 3], 13) == {1: 50}
     assert moments.proofs == {1: [(40, "qcd-token")]}
     assert moments.reasons == {"no answer": 1}
-    assert moments.pairs == {("aa", "bb")}
+    assert moments.pairs == {("aa", "bb"), ("cc", "dd")}
 
 
 def test_what_etcd_holds_is_counted_in_keys_and_octets() -> None:

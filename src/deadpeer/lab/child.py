@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import time
-from collections import deque
 
 LINE_BUFFER = 1 << 20
 """Octets of trace that may wait for the reader."""
@@ -40,43 +39,37 @@ class LineWriter:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.lost = 0
-        self._lines: deque[bytes] = deque()
-        self._octets = 0
+        self._octets = bytearray()
         os.set_blocking(fd, False)
 
     @property
     def waiting(self) -> bool:
-        return bool(self._lines)
+        return bool(self._octets)
 
     def put(self, line: str) -> None:
         data = line.encode() + b"\n"
-        if self._octets + len(data) > LINE_BUFFER:
+        if len(self._octets) + len(data) > LINE_BUFFER:
             self.lost += 1
-            return
-        self._lines.append(data)
-        self._octets += len(data)
+        else:
+            self._octets += data
 
     def flush(self) -> None:
         """Write as much as goes without waiting."""
-        while self._lines:
+        while self._octets:
             try:
-                written = os.write(self.fd, self._lines[0])
+                written = os.write(self.fd, self._octets)
             except BlockingIOError:
                 return
             except OSError:
-                self._lines.clear()  # the reader is gone; forwarding goes on until we are told to stop
-                self._octets = 0
+                self._octets.clear()  # the reader is gone; forwarding goes on until we are told to stop
                 return
-            self._octets -= written
-            rest = self._lines.popleft()[written:]
-            if rest:
-                self._lines.appendleft(rest)
+            del self._octets[:written]
 
     def drain(self, seconds: float) -> None:
         """Flush, waiting for the reader up to `seconds`."""
         end = time.monotonic() + seconds
         self.flush()
-        while self._lines and time.monotonic() < end:
+        while self._octets and time.monotonic() < end:
             select.select([], [self.fd], [], end - time.monotonic())
             self.flush()
 

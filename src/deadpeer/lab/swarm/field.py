@@ -27,6 +27,8 @@ from deadpeer.lab.swarm.process import ProcessConfig
 
 PROGRESS_S = 2.0
 """So often it is said how far things are."""
+LOOK_S = 0.1
+"""So often it is looked whether all are there: moments bear their time, and looking costs some."""
 STALL_S = 30.0
 """Nothing new for so long: it will not come any more."""
 
@@ -44,17 +46,15 @@ class Moments:
 
     def take(self, record: Record) -> None:
         """A line of a swarm's process."""
-        event, client = record.get("event"), record.get("client")
-        if not isinstance(event, str) or not isinstance(client, int):
-            return
-        self._at_ns.setdefault((event, client), []).append(int(record["mono_ns"]))
-        match record:
-            case {"event": "up", "pair": [str(spi_i), str(spi_r)]}:
-                self.pairs.add((spi_i, spi_r))
-        if event == "failed":
-            self.reasons[str(record["reason"])] += 1
-        if event == "verdict":
-            self.proofs.setdefault(client, []).append((int(record["mono_ns"]), str(record["proof"])))
+        for event, client, at_ns, more in record.get("moments", ()):
+            self._at_ns.setdefault((event, client), []).append(at_ns)
+            match event:
+                case "up":
+                    self.pairs.add(tuple(more["pair"]))
+                case "failed":
+                    self.reasons[str(more["reason"])] += 1
+                case "verdict":
+                    self.proofs.setdefault(client, []).append((at_ns, str(more["proof"])))
 
     def first(self, event: str, client: int, after_ns: int) -> int | None:
         """When this happened to the client first, from a moment on."""
@@ -149,6 +149,11 @@ class SwarmField:
 
     # --- what can be seen ------------------------------------------------------------------------
 
+    async def hear(self) -> None:
+        """Have `truth` know all that members have denied in the clear. Raises LabError if some was lost."""
+        if (await self._ask_middle("heard", "heard"))["lost"]:
+            raise LabError("not all that the members said could be told: nobody could judge it")
+
     async def all_are(
         self, event: str, clients: Collection[int], after_ns: int, doing: str
     ) -> dict[int, int]:
@@ -156,20 +161,24 @@ class SwarmField:
 
         Where nothing more comes for a while, those to whom it did not happen are left out.
         """
-        counted, changed_s, said_s = -1, time.monotonic(), time.monotonic()
+        found: dict[int, int] = {}
+        missing = set(clients)
+        changed_s = said_s = time.monotonic()
         while True:
-            found = self.moments.all_of(event, clients, after_ns)
+            more = self.moments.all_of(event, missing, after_ns)
+            found |= more
+            missing -= more.keys()
             now_s = time.monotonic()
-            if len(found) != counted:
-                counted, changed_s = len(found), now_s
-            if counted == len(clients) or now_s - changed_s > STALL_S:
+            if more:
+                changed_s = now_s
+            if not missing or now_s - changed_s > STALL_S:
                 return found
             if now_s - said_s >= PROGRESS_S:
                 said_s = now_s
-                self.say(f"{doing}: {counted} of {len(clients)}")
+                self.say(f"{doing}: {len(found)} of {len(clients)}")
             if any(not process.running for process in self._swarm.values()):
                 raise LabError("a process of the swarm ended unexpectedly")
-            await asyncio.sleep(0.02 if len(clients) < 2000 else 0.2)
+            await asyncio.sleep(LOOK_S)
 
     async def tally(self, from_ns: int, until_ns: int) -> tuple[dict[int, int], dict[int, int]]:
         """({client: packets sent}, {client: packets lost}) of what left in a span of time."""

@@ -2,8 +2,8 @@
 
 The UDP balancer, as that of `deadpeer.lab.scenarios.balancer`, for hundreds of clients; and the hosts behind
 the members, which answer echo requests. Commands on stdin: `out N` and `in N` take a member out and put it
-back; `homes` asks to which member each client is led now. What members deny in the clear (a token, a NACK
-of SIR's) leaves as a line of JSON.
+back; `homes` asks to which member each client is led now; `heard` has it tell what members denied in the
+clear since (a token, a NACK of SIR's), each as a line of JSON: reading it meanwhile would be measured too.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ BACKLOG = 4096
 """Answers that wait where a gateway's socket has no room; without them a full socket would lose packets, and
 that would be this machine's fault, not the tunnel's."""
 AGAIN_S = 0.002
+HEARD = 20_000
+"""So many messages that may be denials are kept until somebody asks; more are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Middle:
         self._out = LineWriter(sys.stdout.fileno())
         self._commands = b""
         self._serving = set(range(len(place.members)))
+        self._heard: deque[tuple[int, int, Lane, bytes]] = deque()
         self._ways: dict[int, int] = {}
         self._number = {place.host(number): number for number in range(place.clients)}
         self._member = {host: number for number, host in enumerate(place.members)}
@@ -130,7 +133,7 @@ class Middle:
             payload, source = sock.recvfrom(MAX_DATAGRAM)
             member = self._member.get(source[0])
             if member is not None:
-                self._look(member, LANES[lane], payload)
+                self._hear(member, LANES[lane], payload)
                 self._facing[lane].sendto(payload, self._clients[client][lane])
 
     def _way(self, client: int) -> int:
@@ -139,13 +142,20 @@ class Middle:
             way = self._ways[client] = home_of(self._place.host(client), sorted(self._serving))
         return way
 
-    def _look(self, member: int, lane: Lane, payload: bytes) -> None:
+    def _hear(self, member: int, lane: Lane, payload: bytes) -> None:
         if _says_nothing(payload, lane):
             return
-        now_ns = time.monotonic_ns()
-        seen = look(payload, lane)
-        if isinstance(seen, IkeSeen) and not seen.protected and DENIALS.intersection(seen.notifies):
-            self._tell("said", now_ns, member=member, spi_i=seen.spi_i, spi_r=seen.spi_r)
+        self._heard.append((time.monotonic_ns(), member, lane, payload))
+        if len(self._heard) > HEARD:
+            self._look()
+
+    def _look(self) -> None:
+        while self._heard:
+            at_ns, member, lane, payload = self._heard.popleft()
+            seen = look(payload, lane)
+            if isinstance(seen, IkeSeen) and not seen.protected and DENIALS.intersection(seen.notifies):
+                self._tell("said", at_ns, member=member, spi_i=seen.spi_i, spi_r=seen.spi_r)
+                self._out.drain(1.0)
 
     # --- the hosts behind the members ------------------------------------------------------------
 
@@ -180,6 +190,10 @@ class Middle:
                     self._serving.discard(int(number))
                 case [b"in", number]:
                     self._serving.add(int(number))
+                case [b"heard"]:
+                    self._look()
+                    self._tell("heard", lost=self._out.lost)
+                    continue
                 case [b"homes"]:
                     self._tell("homes", homes=[self._way(n) for n in range(self._place.clients)])
                     continue

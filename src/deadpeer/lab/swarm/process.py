@@ -2,7 +2,8 @@
 
 Commands come on stdin, each a line of JSON: `{"do": "connect", "clients": [...]}`, `{"do": "send"}` and
 `{"do": "rest"}` (their hosts send echo requests, or no longer do), `{"do": "tally", "from_ns", "until_ns"}`.
-What happens leaves as lines of JSON: `ready`, and of single clients `up`, `back`, `verdict`, `down`.
+What happens leaves as lines of JSON: `ready`, `tally`, and `moments` of clients: each a list of the event
+(`up`, `back`, `verdict`, `failed`, `down`), the client's number, when (monotonic ns), and more.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from deadpeer.lab.swarm.plan import SwarmPlace
 
 AT_ONCE = 4
 """Clients that begin to connect before those that have begun get their turn."""
+TOGETHER, TOGETHER_NS = 1000, 50_000_000
+"""So many moments are told together, and so long after the first: a line for each would be measured too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ class SwarmProcess:
         self._interval_ns = round(config.interval_s * 1e9)
         self._sends: list[tuple[int, int, SwarmClient]] = []
         self._commands = b""
+        self._moments: list[tuple[str, int, int, dict[str, object]]] = []
+        self._tell_at_ns = 0
         self._build(config, stack)
 
     def run(self, stop: int) -> None:
@@ -94,6 +99,8 @@ class SwarmProcess:
             self._poll.register(fd, select.EPOLLIN)
         self._tell("ready", time.monotonic_ns(), clients=len(self._clients))
         while True:
+            if self._moments and (self._tell_at_ns <= time.monotonic_ns() or len(self._moments) >= TOGETHER):
+                self._tell_moments()
             self.out.flush()
             for fd, _ in self._poll.poll(self._patience_s()):
                 if fd == stop or (fd == stdin and not self._obey(os.read(stdin, 1 << 16))):
@@ -128,7 +135,9 @@ class SwarmProcess:
 
     def _teller(self, number: int) -> Tell:
         def tell(event: str, at_ns: int, more: dict[str, object]) -> None:
-            self._tell(event, at_ns, client=number, **more)
+            if not self._moments:
+                self._tell_at_ns = time.monotonic_ns() + TOGETHER_NS
+            self._moments.append((event, number, at_ns, more))
             if event == "failed":
                 self._to_connect.append(self._clients[number])
 
@@ -144,6 +153,7 @@ class SwarmProcess:
         if self._to_connect:
             return 0.0
         due = [timers[0][0] for timers in (self._sends, self._timers) if timers]
+        due += [self._tell_at_ns] if self._moments else []
         return min(1.0, max(0.0, (min(due) - time.monotonic_ns()) / 1e9)) if due else 1.0
 
     def _send_due(self) -> None:
@@ -199,11 +209,16 @@ class SwarmProcess:
         return bool(octets)
 
     def _tally(self, from_ns: int, until_ns: int) -> None:
+        self._tell_moments()
         found = {number: client.tally(from_ns, until_ns) for number, client in self._clients.items()}
         lost = {number: lost for number, (_, lost) in found.items() if lost}
         sent = {number: sent for number, (sent, _) in found.items()}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self._tell("tally", time.monotonic_ns(), sent=sent, lost=lost, rss_kib=peak)
+
+    def _tell_moments(self) -> None:
+        self._tell("moments", time.monotonic_ns(), moments=self._moments)
+        self._moments = []
 
     def _tell(self, event: str, at_ns: int, **fields: object) -> None:
         self.out.put(json.dumps({"event": event, "mono_ns": at_ns, **fields}))

@@ -151,6 +151,7 @@ async def judge(
     sent, lost = await field.tally(killed_ns, calm_ns)
     _, lost_again = await field.tally(end_ns, calm_ns)
     others = set(range(plan.clients)) - set(clients)
+    await field.hear()
     told = len(field.truth.told_of_living())
     unheard = len(field.truth.told_of_unheard(field.moments.pairs))
     proofs = Counter(

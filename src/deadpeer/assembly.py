@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from deadpeer.cluster.ownership import Ownership, Single
 from deadpeer.cluster.spi import EpochSpis, SpiCodec, SpiReader
@@ -48,12 +48,14 @@ def build_endpoint(
     ledger: Ledger | None = None,
     machine_id: bytes = b"",
     life: ClusterLife | None = None,
+    partners_map: Mapping[bytes, bytes] | None = None,
 ) -> Endpoint:
     """An endpoint with crash discovery, in a new boot epoch, or in the life of a member of a cluster.
 
     `ledger` holds what is kept in records, in memory if None; `machine_id` is anything that no other
-    machine has. The epoch is durable in `store` when this returns (that of a member was before). Raises
-    StateError if what the store holds is damaged, OSError if it can't be written.
+    machine has; `partners_map` is what the other of two has shown of its SPI map. The epoch is durable in
+    `store` when this returns (that of a member was before). Raises StateError if what the store holds is
+    damaged, OSError if it can't be written.
     """
     ledger = MemoryLedger() if ledger is None else ledger
     if life is None:
@@ -74,6 +76,7 @@ def build_endpoint(
         options,
         machine_id=machine_id,
         local_hosts=config.local_hosts,
+        partners=partners_map,
     )
     tickets = TicketGateway(store, ledger, entropy, options)
     extensions = _extensions(ownership, maker, spi_map, tickets, connections, entropy, options)

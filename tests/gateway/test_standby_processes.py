@@ -264,6 +264,27 @@ def test_who_gains_the_address_speaks_for_the_other(site: Site) -> None:
     assert site.status("one")["epoch"] == 2
 
 
+def test_an_idle_client_is_told_by_the_one_that_takes_over(site: Site) -> None:
+    """
+      one: SA up   ──────▶  two: the child's SPI, and the IKE SA that it is of
+      one is killed; two gains the address, and knows whom to tell
+
+      client  ◀──────  N(INVALID_SPI), N(QCD_TOKEN)
+    """
+    site.start()
+    two = site.pair["two"]
+    until(lambda: site.counters("two")["standby"]["map of the partner"] == 1, two.log)
+    site.pair["one"].kill()
+    site.take("one")
+    mark = len(site.client.events())
+    site.give("two")
+    assert site.client.wait_for("verdict", mark)["proof"] == "qcd-token"
+    assert site.counters("two")["endpoint"]["announced"] >= 1
+    site.client.wait_for("child_up", mark)
+    site.ping_until_it_works()
+    assert site.verdicts() == ["qcd-token"]
+
+
 def test_the_active_one_is_killed_and_comes_back_as_the_standby(site: Site) -> None:
     site.start()
     site.pair["one"].kill()

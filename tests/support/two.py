@@ -22,9 +22,11 @@ from deadpeer.cluster.standby import (
     ToPartner,
     shared_secrets,
 )
+from deadpeer.cluster.standby_map import ShownLedger
 from deadpeer.cluster.unanswered import Unanswered, keep_s
-from deadpeer.crash.options import Method, PolicyOptions
+from deadpeer.crash.options import CrashOptions, Method, PolicyOptions
 from deadpeer.crash.shared import ClusterLife
+from deadpeer.crash.spi_records import TABLE
 from deadpeer.crypto import SeededEntropy
 from deadpeer.ike.connection import EndpointConfig
 from deadpeer.ike.io import ExtensionCommand, Initiate
@@ -135,9 +137,11 @@ class One:
         store = MemoryStore()
         endpoint = build_endpoint(
             Now(self.site.now_ns, 1e9), EndpointConfig(local_hosts=(VIP,)),
-            [replace(made, extensions=self.site.extensions)], entropy, store, life=life,
+            [replace(made, extensions=self.site.extensions)], entropy, store, self.site.options, life=life,
+            partners_map=process.map.theirs(),
         )  # fmt: skip
-        self.node = Node(endpoint, EspEngine(entropy), MemoryHost(echo=True), store, MemoryLedger())
+        ledger = ShownLedger(MemoryLedger(), TABLE, process.map.note)
+        self.node = Node(endpoint, EspEngine(entropy), MemoryHost(echo=True), store, ledger)
 
     def take(self, datagram: Datagram) -> None:
         node, now = self.node, None if self.stopped else self._now()
@@ -170,8 +174,9 @@ class One:
 class Site:
     """Both, the address between them, and a client."""
 
-    def __init__(self, *extensions: object) -> None:
+    def __init__(self, *extensions: object, options: CrashOptions | None = None) -> None:
         self.now_ns = S
+        self.options = options or CrashOptions()
         self.extensions = extensions
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0

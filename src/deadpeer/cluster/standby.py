@@ -10,6 +10,8 @@ nothing is told about its SAs. It is asked when the address comes, and again whi
 answered, or `ASKS` questions have stayed unanswered, it counts as alive. Who does not hold the address asks
 as well: a partner that has long been silent when the address comes gets one last question, and not `ASKS`.
 
+Who serves shows the other one its SPI map (`standby_map`).
+
 Who was stopped (SIGSTOP, a suspended machine) must not serve what has queued up meanwhile. So whoever runs
 this asks the kernel before it serves anything (news of addresses wait in a queue, and are read first). As a
 backstop the fence closes if the address was not seen to be ours for `HOLD_S`; then a new life begins.
@@ -25,6 +27,7 @@ from struct import Struct, error
 
 from deadpeer.cluster.membership import LifeBegins, LifeOver, PersistEpoch, Trouble
 from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer, SharedKey
+from deadpeer.cluster.standby_map import SharedMap
 from deadpeer.crypto import Entropy
 from deadpeer.values import NS_PER_S
 
@@ -88,6 +91,7 @@ class Standby:
         if number not in (0, 1):
             raise ValueError(f"number {number} is not 0 or 1")
         self.counters: Counter[str] = Counter()
+        self.map = SharedMap()
         self._number = number
         self._epoch = disk_epoch
         self._secrets = shared_secrets(keys)
@@ -131,6 +135,7 @@ class Standby:
             return
         if self._held:
             self._held = self._begun = False
+            self.map.over()
             self.counters["both hold the address"] = 0
             self._outputs.append(LifeOver("the address is not ours any more, or was out of sight"))
             self._ask_due_ns = now_ns
@@ -154,11 +159,15 @@ class Standby:
         """The epoch of `PersistEpoch` is on disk."""
         if self._held and not self._begun:
             self._begun = True
+            self.map.begin(now_ns, self._epoch)
             self._outputs.append(LifeBegins(self._epoch, self._secrets))
             self._judge(now_ns)
 
     def receive(self, now_ns: int, octets: bytes) -> None:
         """From the partner, or from somebody who says so."""
+        if octets[1:2] == _MAP_KIND:
+            self._be_shown(octets)
+            return
         try:
             version, kind, sender, held, _, nonce, mac = _MESSAGE.unpack(octets)
         except error:
@@ -173,6 +182,8 @@ class Standby:
             return
         if kind == _ASK:
             self._outputs.append(ToPartner(self._message(_ANSWER, nonce, key)))
+            if not held:
+                self._show(now_ns, key)
             if held and self._begun and not self._lives and now_ns >= self._next_doubt_ns:
                 # It says that it holds the address. That may be an old word of its, played back: ask.
                 self._next_doubt_ns = now_ns + int(ASK_S * NS_PER_S)
@@ -248,6 +259,21 @@ class Standby:
         self._ask_due_ns = now_ns + int(pause_s * NS_PER_S)
         self._outputs.append(ToPartner(self._message(_ASK, self._nonce, self._macs[0]), asks=True))
 
+    def _show(self, now_ns: int, key: bytes) -> None:
+        for body in self.map.bodies(now_ns):
+            signed = bytes((1, _MAP, self._number)) + body
+            self._outputs.append(ToPartner(signed + _tag(key, signed)))
+
+    def _be_shown(self, octets: bytes) -> None:
+        signed, mac = octets[:-_MAC_SIZE], octets[-_MAC_SIZE:]
+        if self._key_of(signed, mac) is None or signed[:3] != bytes((1, _MAP, 1 - self._number)):
+            self.counters["forged"] += 1
+        elif self._begun:
+            # What it had is with the life that took over; what it has now we must not speak about.
+            self.map.counters["map not awaited"] += 1
+        else:
+            self.map.take(signed[3:])
+
     def _meet_namesake(self) -> None:
         """What the other one's SPIs say is not to be told from our own, of lives that are over."""
         if not self._namesake:
@@ -269,6 +295,7 @@ def _tag(key: bytes, body: bytes) -> bytes:
 
 
 _MAC_SIZE = 16
-_ASK, _ANSWER = 1, 2
+_ASK, _ANSWER, _MAP = 1, 2, 3
+_MAP_KIND = bytes((_MAP,))
 # version, kind, sender's number, holds the address, epoch, nonce, MAC
 _MESSAGE = Struct(f"!BBBBQ16s{_MAC_SIZE}s")

@@ -33,18 +33,12 @@ class Announcer(Extension):
         self._sas: list[tuple[int, ...]] = []
         self._position = 0
         self._due_ns: int | None = None
+        self._waits = False
 
     def attach(self, now: Now, core: Core) -> None:
         super().attach(now, core)
-        if not self._rounds:
-            return
-        pairs: dict[bytes, list[int]] = {}
-        for spi, record in self._map.ended():
-            pairs.setdefault(record.spi_i + record.spi_r, []).append(spi)
-        self._sas = [tuple(spis) for spis in pairs.values()]
-        self._begin(now.mono_ns)
-        if self._sas:
-            core.event("announcing", "notice", sas=len(self._sas))
+        if self._rounds:
+            self._collect(now)
 
     def counters(self) -> dict[str, int]:
         return {"announce.waiting": len(self._sas), "announce.round": self._round}
@@ -54,6 +48,9 @@ class Announcer(Extension):
 
     def expire(self, now: Now) -> None:
         """One announcement; those that need none any more cost no gap."""
+        if self._waits:
+            self._collect(now)
+            return
         for _ in range(_LOOKED_AT):
             if self._position >= len(self._sas):
                 self._end_round(now)
@@ -66,6 +63,20 @@ class Announcer(Extension):
         self._due_ns = now.mono_ns + 1
 
     # --- helpers ---------------------------------------------------------------------------------
+
+    def _collect(self, now: Now) -> None:
+        """Whom there is to tell, once the map knows."""
+        self._waits = self._map.undecided
+        if self._waits:
+            self._due_ns = now.mono_ns + _LOOK_NS
+            return
+        pairs: dict[bytes, list[int]] = {}
+        for spi, record in self._map.ended():
+            pairs.setdefault(record.spi_i + record.spi_r, []).append(spi)
+        self._sas = [tuple(spis) for spis in pairs.values()]
+        self._begin(now.mono_ns)
+        if self._sas:
+            self.core.event("announcing", "notice", sas=len(self._sas))
 
     def _announce(self, spis: tuple[int, ...]) -> bool:
         """Whether it was sent. Asked anew before each: nothing is said about a living SA."""
@@ -124,3 +135,5 @@ class Announcer(Extension):
 
 _LOOKED_AT = 256
 """How many SAs are looked at in one go."""
+_LOOK_NS = 20_000_000
+"""So often it is looked whether the partner is known to be gone."""

@@ -3,13 +3,16 @@ of a dead SA with the token at once, and tell peers on his own.
 
 It follows the children of this life (records are written in batches: one that a crash swallows only costs
 the two round trips that it would have saved, and one that outlives its SA by a moment is of an SA that the
-same crash ended). Those of ended lives are read at start; only they are ever spoken about. Both together
-are bounded; an SA for which there is no room is found dead in the slower way.
+same crash ended). Those of ended lives are read at start; only they are ever spoken about. Of two gateways
+with one address, the one that takes over has those of the other as well. All together are bounded; an SA for
+which there is no room is found dead in the slower way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 
 from deadpeer.cluster.ownership import Ownership, Standing
 from deadpeer.cluster.spi import SpiReader
@@ -40,7 +43,7 @@ from deadpeer.ike.extension import (
     Signal,
 )
 from deadpeer.store import Ledger
-from deadpeer.values import Deadline, Now
+from deadpeer.values import Address, Deadline, Now
 from deadpeer.wire import ExchangeType, Message, Notify, NotifyType
 
 Peer = tuple[bytes, str]
@@ -48,7 +51,10 @@ Peer = tuple[bytes, str]
 
 
 class SpiMap(Extension):
-    """The map. `local_hosts`: our addresses; empty: unknown, then those of the records are believed."""
+    """The map. `local_hosts`: our addresses; empty: unknown, then those of the records are believed.
+
+    `partners`: what the other of two has shown of its last life, {inbound ESP SPI: record}.
+    """
 
     name = "spi-map"
     observes = (SaEstablished, SaRekeyed, ChildUp, ChildDown, AddressChanged, RequestAnswered)
@@ -65,6 +71,7 @@ class SpiMap(Extension):
         *,
         machine_id: bytes = b"",
         local_hosts: Sequence[str] = (),
+        partners: Mapping[bytes, bytes] | None = None,
     ) -> None:
         """Reads what the life before has left, and claims the map for this one, durably.
 
@@ -82,6 +89,13 @@ class SpiMap(Extension):
         self._back: set[Peer] = set()
         self._refused: str | None = None
         self._enabled = options.spi_map
+        self._shown: dict[int, bytes] = {}
+        """The partner's, not taken in yet: that takes as long as serving some hundred peers."""
+        if self._enabled:
+            self._shown = {int.from_bytes(key, "big"): data for key, data in (partners or {}).items()}
+        self._partners: dict[int, bytes] = {}
+        """Of those that are taken in: the IKE SPI that the partner chose. They are not in our ledger."""
+        self._shown_due_ns, self._shown_until_ns = now.mono_ns, now.after(self._keep_s)
         try:
             self._load(now, state, ledger, machine_id)
         except OSError as error:
@@ -98,16 +112,24 @@ class SpiMap(Extension):
             core.count(f"spi_map.dropped.{reason}", number)
         if len(self._ended):
             core.event("spi_map_loaded", "notice", children=len(self._ended))
+        if self._shown:
+            core.event("spi_map_shown", "notice", children=len(self._shown))
 
     # --- what others ask -------------------------------------------------------------------------
 
     def dead(self, spi: int) -> SpiRecord | None:
-        """The record of a child of an ended life, unless anything of it lives here after all."""
+        """The record of a child of an ended life, unless anything of it lives after all."""
+        if spi in self._shown:
+            self._take_in(spi)
         data = self._ended.get(spi)
         record = None if data is None else spi_records.decode_record(data)
         if record is None:
             return None
         if self._local_hosts and record.local.host not in self._local_hosts:
+            return None
+        # A partner that has shown it may live, and hold the address as well.
+        if self._ownership.of_ike(record.own_spi) not in (Standing.PAST, Standing.ENDED):
+            self.core.count("spi_map.not_ended")
             return None
         # Both SPIs, in either role, in any state: no token for a living SA, whatever a map says.
         if self.core.alive(record.spi_i) or self.core.alive(record.spi_r):
@@ -123,6 +145,12 @@ class SpiMap(Extension):
     def has_pair(self, spi_i: bytes, spi_r: bytes) -> bool:
         """Whether these are the SPIs of an IKE SA of an ended life whose peer is not back yet."""
         return self._ended.has_pair(spi_i + spi_r)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it may soon be possible to speak about more than now: the partner is being asked."""
+        some = next(iter(self._partners.values()), None)
+        return bool(self._shown) or (some is not None and self._ownership.of_ike(some) is Standing.LIVING)
 
     def ended(self) -> Iterator[tuple[int, SpiRecord]]:
         """All children of ended lives."""
@@ -173,14 +201,23 @@ class SpiMap(Extension):
                 pass
 
     def counters(self) -> dict[str, int]:
-        return {"spi_map.living": len(self._living), "spi_map.ended": len(self._ended)}
+        ended = len(self._ended) + len(self._shown)
+        return {"spi_map.living": len(self._living), "spi_map.ended": ended}
 
     def deadline(self) -> Deadline | None:
+        if self._shown:
+            return Deadline(self._shown_due_ns, "the partner's SPI map")
         due = self._ended.due_ns
         return None if due is None else Deadline(due, "SPI map clean-up")
 
     def expire(self, now: Now) -> None:
-        """The records of an ended life are kept for so long; dropped some at a time."""
+        """What the partner has shown is taken in, some at a time. The records of an ended life are kept for
+        so long; dropped some at a time."""
+        if self._shown:
+            for spi in list(islice(self._shown, _TAKEN_IN)):
+                self._take_in(spi)
+            self._shown_due_ns = now.mono_ns + 1
+            return
         for spi in self._ended.outlived(now.mono_ns, _AT_ONCE):
             self._drop(spi, "outlived")
 
@@ -196,6 +233,7 @@ class SpiMap(Extension):
         for child in sa.child_views:
             if self._living.get(child.spi_in) != data and self._room_for(child.spi_in):
                 self._ended.remove(child.spi_in)
+                self._partners.pop(child.spi_in, None)
                 self._living[child.spi_in] = data
                 self.core.record(TABLE, record_key(child.spi_in), data)
                 self.core.count("spi_map.written")
@@ -224,8 +262,23 @@ class SpiMap(Extension):
     def _drop(self, spi: int, reason: str) -> None:
         self._ended.remove(spi)
         self._told.discard(spi)
-        self.core.record(TABLE, record_key(spi), None)
+        if self._partners.pop(spi, None) is None:
+            self.core.record(TABLE, record_key(spi), None)
         self.core.count(f"spi_map.dropped.{reason}")
+
+    def _take_in(self, spi: int) -> None:
+        """A record that the partner has shown. Its local address leads here now, whatever that is here."""
+        record = spi_records.decode_record(self._shown.pop(spi))
+        if record is not None and len(self._local_hosts) == 1:
+            (host,) = self._local_hosts
+            record = replace(record, local=Address(host, record.local.port))
+        if record is None:
+            self.core.count("spi_map.dropped.damaged")
+        elif len(self._living) + len(self._ended) >= self._size:
+            self.core.count("spi_map.dropped.evicted")
+        else:
+            self._ended.add(spi, spi_records.encode_record(record), record, self._shown_until_ns)
+            self._partners[spi] = record.own_spi
 
     def _load(self, now: Now, state: BootState, ledger: Ledger, machine_id: bytes) -> None:
         head = dict(ledger.items(HEAD_TABLE)).get(HEAD_KEY)
@@ -370,7 +423,7 @@ class _Ended:
         return found
 
 
-_AT_ONCE = 256
+_AT_ONCE, _TAKEN_IN = 256, 64
 _EPOCH_MASK = (1 << 20) - 1
 
 

@@ -141,7 +141,7 @@ class Daemon:
             host=plane,
             routes=RouteKeeper(plane, _sources(self._config, hosts)) if options.routes else None,
             store=state.store,
-            ledger=ledger,
+            ledger=ledger if self._one_of_two is None else self._one_of_two.shown(ledger),
             keylog=self._keylog,
             report=self._report,
             core_clock=None if member is None else member.core_clock,

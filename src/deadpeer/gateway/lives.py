@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -68,8 +68,15 @@ class Lives:
         self._sealer = sealer
         self._member = member
 
-    def begin(self, epoch: int, secrets: ClusterSecrets, view: View | None) -> ClusterLife:
-        """Serve in this epoch, which is on disk. `view`: None for one of two that share an address.
+    def begin(
+        self,
+        epoch: int,
+        secrets: ClusterSecrets,
+        view: View | None,
+        partners_map: Mapping[bytes, bytes] | None = None,
+    ) -> ClusterLife:
+        """Serve in this epoch, which is on disk. `view`: None for one of two that share an address; then
+        `partners_map` is what the other one has shown of its SPI map.
 
         Raises ConfigError if the state directory can't be used."""
         site = self._site
@@ -85,6 +92,7 @@ class Lives:
                 ledger=site.ledger,
                 machine_id=site.machine_id,
                 life=life,
+                partners_map=partners_map,
             )
         except (StateError, OSError) as error:
             raise unusable(error, site.file, site.state_dir) from None

@@ -18,8 +18,11 @@ from deadpeer.cluster.membership import LifeBegins, LifeOver, PersistEpoch, Trou
 from deadpeer.cluster.ownership import AddressHeld
 from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer
 from deadpeer.cluster.standby import BELIEVE_S, Output, PartnerLives, Standby, ToPartner
+from deadpeer.cluster.standby_map import ShownLedger
 from deadpeer.cluster.unanswered import keep_s
+from deadpeer.crash.spi_records import TABLE
 from deadpeer.ike.io import Event, Field
+from deadpeer.store import Ledger
 from deadpeer.values import NS_PER_S, Now
 
 from .addresses import AddressWatch, News
@@ -110,6 +113,10 @@ class StandbyMember:
         self._around.ready()
         self._look()
 
+    def shown(self, ledger: Ledger) -> Ledger:
+        """The ledger for the `Runtime`: what it writes into the SPI map the partner is shown."""
+        return ShownLedger(ledger, TABLE, self._standby.map.note)
+
     async def leave(self) -> None:
         """Serve no more."""
         self._address(False)
@@ -172,7 +179,8 @@ class StandbyMember:
         """What was counted of the partner's words, of looking for the address, and of what had to wait."""
         partner = {} if self._partner is None else dict(self._partner.counters)
         waited = {} if self._deferring is None else self._deferring.counters()
-        told = dict(self._standby.counters + self.counters_of_glue)
+        shared = self._standby.map
+        told = dict(self._standby.counters + shared.counters + self.counters_of_glue) | shared.sizes()
         return {"standby": told, "partner": partner, "unanswered": waited}
 
     # --- the address -------------------------------------------------------------------------------
@@ -301,7 +309,8 @@ class StandbyMember:
             return
         self._partner_lives = True
         self.core_clock.enter()
-        life, endpoint = self._lives.begin(epoch, secrets, None), self._lives.endpoint
+        life = self._lives.begin(epoch, secrets, None, self._standby.map.theirs())
+        endpoint = self._lives.endpoint
         if self._deferring is not None and endpoint is not None and isinstance(life.ownership, AddressHeld):
             self._deferring.begin(life.ownership, endpoint, self._around.site.endpoint.port_nat_t)
         self._defer(True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from deadpeer.cluster.ownership import Ownership, Single
 from deadpeer.cluster.spi import EpochSpis, SpiCodec, SpiReader
+from deadpeer.cluster.standby_map import ShownMap
 from deadpeer.crash import boot
 from deadpeer.crash.announce import Announcer
 from deadpeer.crash.liveness import Liveness
@@ -48,7 +49,7 @@ def build_endpoint(
     ledger: Ledger | None = None,
     machine_id: bytes = b"",
     life: ClusterLife | None = None,
-    partners_map: Mapping[bytes, bytes] | None = None,
+    partners_map: ShownMap | None = None,
 ) -> Endpoint:
     """An endpoint with crash discovery, in a new boot epoch, or in the life of a member of a cluster.
 
@@ -118,4 +119,5 @@ def _extensions(
         lost_children,
         Strangers(ownership, maker, connections, lost_children, options, spi_map),
         Announcer(spi_map, maker, entropy, options),
+        Announcer(spi_map, maker, entropy, options, of_partner=True),
     ]

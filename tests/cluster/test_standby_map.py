@@ -7,16 +7,26 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.two import KEY, QCD, Site
+from tests.support.fleet import VIP
+from tests.support.two import KEY, QCD, One, Site
 
 from deadpeer.cluster import standby_map
 from deadpeer.cluster.membership import PersistEpoch
+from deadpeer.cluster.ownership import Standing
 from deadpeer.cluster.standby import Standby, ToPartner
-from deadpeer.cluster.standby_map import MAX_DATAGRAMS, MAX_OCTETS, SharedMap, ShownLedger
+from deadpeer.cluster.standby_map import (
+    MAX_CHANGED,
+    MAX_DATAGRAMS,
+    MAX_OCTETS,
+    SharedMap,
+    ShownLedger,
+    ShownMap,
+)
 from deadpeer.crash.options import CrashOptions
 from deadpeer.crash.spi_records import TABLE, decode_record, encode_record
 from deadpeer.crypto import SeededEntropy
 from deadpeer.store import MemoryLedger
+from deadpeer.values import Address, Datagram
 
 S = 1_000_000_000
 QUIET = CrashOptions(announce=False)
@@ -55,21 +65,95 @@ def test_the_first_packet_is_answered_with_the_token(spi_map: bool, requests: in
     assert site.violations == []
 
 
+def somebody_asks(site: Site) -> None:
+    """An ESP packet of another SA of 0's comes to 1: the network leads there what was for 0."""
+    ownership = site.ones[1].ownership
+    assert ownership is not None
+    spi = next(spi for spi in range(1 << 20, 1 << 24) if ownership.of_esp(spi) is not Standing.PRESENT)
+    packet = spi.to_bytes(4, "big") + bytes(96)
+    site.ones[1].take(Datagram(packet, Address(VIP, 4500), Address("198.51.100.77", 4500)))
+
+
 def test_an_idle_client_is_told_unasked() -> None:
     """
     0 dies; 1 gains the address
 
-    N(INVALID_SPI), N(QCD_TOKEN)  ◀──────  1, once it knows that 0 is gone
+    ESP of somebody else's old SA   ──────▶  1: the network leads here
+    N(INVALID_SPI), N(QCD_TOKEN)    ◀──────  1, after two seconds in which 0 has not been heard
     """
     site = Site(*QCD).up()
     site.die()
     site.run(1.0)
-    assert site.verdicts() == []
     site.ones[1].address(True)
-    site.run(1.0)
+    site.run(10.0)
+    assert site.verdicts() == [], "1 can't know that packets for 0 come to it"
+    somebody_asks(site)
+    site.run(1.5)
+    assert site.verdicts() == []
+    site.run(2.5)
     assert site.verdicts() == ["qcd-token"]
     assert site.traffic(0.2) >= 8
     assert site.violations == []
+
+
+@pytest.mark.parametrize("apart_s", [20.0, 0.15])
+def test_clients_of_one_that_serves_are_not_told_unasked(apart_s: float) -> None:
+    """
+    1 gains the address and can't hear 0, which serves on: the network leads there
+
+    For as long as they are apart, or until the next question, 1 takes 0 for dead.
+    """
+    site = Site(*QCD).up()
+    site.traffic(0.5)
+    site.apart = True
+    site.run(1.0)
+    site.ones[1].address(True)
+    if apart_s < 1.0:
+        # A packet goes astray as well. At the next question the partner is heard.
+        site.run(0.1)
+        somebody_asks(site)
+    site.run(apart_s)
+    site.apart = False
+    site.run(20.0)
+    assert site.violations == [] and site.verdicts() == []
+
+
+def test_announcing_goes_on_after_a_doubt() -> None:
+    """
+    1 has begun to tell the peers of 0
+
+    "I hold the address"          ──────▶  1: an old word of 0's, played back; it asks, and waits
+    N(INVALID_SPI), N(QCD_TOKEN)  ◀──────  1 goes on
+    """
+    site = Site(*QCD)
+    words: list[bytes] = []
+    send = site.to_partner
+
+    def listen(sender: One, octets: bytes) -> None:
+        if sender.number == 0:
+            words.append(octets)
+        send(sender, octets)
+
+    site.to_partner = listen  # type: ignore[method-assign]
+    site.up().run(2.0)
+    [old, *_] = [octets for octets in words if octets[1] == 1 and octets[3] == 1]
+    site.die()
+    site.run(1.0)
+    take = site.client.take
+    site.client.take = lambda *_: None  # type: ignore[method-assign]
+    site.ones[1].address(True)
+    site.run(0.5)
+    somebody_asks(site)
+    while site.tokens == 0:
+        site.run(0.001)
+    site.process(1).receive(site.now_ns, old)
+    site.ones[1].finish()
+    site.run(0.5)
+    assert site.tokens == 1
+    site.client.take = take  # type: ignore[method-assign]
+    site.run(30.0)
+    assert site.tokens > 1
+    assert site.verdicts() == ["qcd-token"]
 
 
 def test_while_both_hold_the_address_nobody_is_told_what_the_map_says() -> None:
@@ -83,7 +167,6 @@ def test_while_both_hold_the_address_nobody_is_told_what_the_map_says() -> None:
     site.traffic(0.5)
     site.ones[1].address(True)
     site.delivers_to = 1
-    assert site.ones[1].process is not None and site.ones[1].process.map.theirs()
     site.traffic(10.0)
     assert site.tokens == 0 and site.verdicts() == []
     site.ones[0].address(False)
@@ -113,8 +196,7 @@ def test_records_that_are_of_no_use_cost_the_round_trip_that_they_would_have_sav
     liveness request  ──────▶  1: the token
     """
     site = Site(*QCD, options=replace(QUIET, spi_map_size=2)).up()
-    process = site.ones[1].process
-    assert process is not None
+    process = site.process(1)
     [(key, data)] = process.map.theirs().items()
     record = decode_record(data)
     assert record is not None
@@ -128,11 +210,12 @@ def test_records_that_are_of_no_use_cost_the_round_trip_that_they_would_have_sav
     for other in (b"some", b"more") if false == "too many" else ():
         liar.note(other, data)
     liar.note(key, shown[false])
-    carry(liar, process.map, 0)
+    for body in liar.bodies(0):
+        process.map.take(site.now_ns, body)
     site.move(1)
     assert site.traffic(1.0) >= 40
     counters = site.ones[1].node.endpoint.counters if site.ones[1].node is not None else {}
-    names = ("spi_map.dropped.damaged", "spi_map.not_ended", "spi_map.dropped.evicted")
+    names = ("spi_map.dropped.damaged", "spi_map.dropped.not_the_partners", "spi_map.dropped.evicted")
     assert [bool(counters.get(name)) for name in names] == [name == false for name in shown]
     assert site.verdicts() == ["qcd-token"] and asked(site) == 1
     assert site.violations == []
@@ -145,7 +228,7 @@ def carry(ours: SharedMap, theirs: SharedMap, now_ns: int, lost: bool = False) -
     for body in ours.bodies(now_ns):
         assert len(body) < MAX_OCTETS + 64
         if not lost:
-            theirs.take(body)
+            theirs.take(now_ns, body)
 
 
 @given(st.lists(st.tuples(keys, st.none() | shown_records, st.booleans()), max_size=60))
@@ -195,7 +278,7 @@ def test_changes_are_shown_together_and_what_does_not_fit_comes_next() -> None:
     assert ours.bodies(S // 100) == [], "a question that is played back"
     for tick in range(8):
         for body in at_once if tick == 0 else ours.bodies(tick * S // 10):
-            theirs.take(body)
+            theirs.take(0, body)
     assert len(theirs.theirs()) == count
     assert ours.bodies(9 * S // 10) == []
 
@@ -214,18 +297,44 @@ def test_all_of_a_large_map_is_shown_again() -> None:
     assert len(theirs.theirs()) == count
 
 
-def test_a_new_life_of_the_partner_makes_the_last_one_s_records_void_and_late_words_do_not_come_in() -> None:
+@pytest.mark.parametrize("epoch", [8, 6, 1 << 63])
+def test_another_life_of_the_partner_makes_the_last_one_s_records_void(epoch: int) -> None:
+    """Also one with a lower epoch: of a partner whose disk was set back."""
     first, second, theirs = SharedMap(), SharedMap(), SharedMap()
-    first.begin(0, 1)
+    first.begin(0, 7)
     first.note(b"aaaa", b"old")
-    [old] = first.bodies(0)
-    second.begin(0, 2)
+    carry(first, theirs, 0)
+    second.begin(0, epoch)
     second.note(b"bbbb", b"new")
-    theirs.take(old)
+    theirs.take(0, second.bodies(0)[0][:-1])
+    assert theirs.theirs() == {b"aaaa": b"old"}, "what is malformed voids nothing"
+    second.begin(0, epoch)
+    second.note(b"bbbb", b"new")
     carry(second, theirs, 0)
-    theirs.take(old)
     assert theirs.theirs() == {b"bbbb": b"new"}
-    assert theirs.counters["map of an older life"] == 1
+
+
+def test_what_is_handed_over_to_a_life_of_ours_is_here_no_more() -> None:
+    ours, theirs = SharedMap(), SharedMap()
+    ours.begin(0, 1)
+    ours.note(b"aaaa", b"record")
+    carry(ours, theirs, 5 * S)
+    assert theirs.hand_over(7 * S) == ShownMap({b"aaaa": b"record"}, 2.0)
+    assert theirs.theirs() == {} and theirs.hand_over(8 * S).records == {}
+
+
+def test_news_for_a_partner_that_does_not_ask_are_bounded() -> None:
+    ours, theirs = SharedMap(), SharedMap()
+    ours.begin(0, 1)
+    ours.note(b"last", b"record")
+    for number in range(3 * MAX_CHANGED):
+        key = number.to_bytes(4, "big")
+        ours.note(key, b"record")
+        ours.note(key, None)
+    assert ours.counters["map changes left to the rounds"] >= 2 * MAX_CHANGED
+    for tick in range(200):
+        carry(ours, theirs, tick * S // 10)
+    assert theirs.theirs() == {b"last": b"record"}
 
 
 def test_what_is_over_is_not_shown() -> None:
@@ -240,20 +349,19 @@ def test_what_is_over_is_not_shown() -> None:
     assert ours.bodies(S) == [] and ours.sizes()["map of ours"] == 0
 
 
-def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standby_map, "MAX_RECORDS", 3)
-    ours, theirs = SharedMap(), SharedMap()
+def test_no_more_is_kept_than_there_is_room_for() -> None:
+    ours, theirs = SharedMap(), SharedMap(size=3)
     ours.begin(0, 1)
     for number in range(5):
         ours.note(number.to_bytes(4, "big"), b"record")
-    theirs.take(ours.bodies(0)[0])
+    theirs.take(0, ours.bodies(0)[0])
     assert len(theirs.theirs()) == 3 and theirs.counters["map full"] == 2
 
 
 @given(st.binary(max_size=80))
 def test_nonsense_is_counted_and_nothing_else(body: bytes) -> None:
     shared = SharedMap()
-    shared.take(body)
+    shared.take(0, body)
     assert all(len(key) == 4 and record for key, record in shared.theirs().items())
     assert shared.counters["map malformed"] <= 1
 
@@ -292,38 +400,65 @@ def said(one: Standby) -> list[ToPartner]:
     return found
 
 
-def question(number: int, key: bytes = KEY) -> bytes:
-    """Of one that stands by."""
-    asks = Standby(number, 0, [key], SeededEntropy(b"asks"))
-    asks.expire(S)
-    [asked] = said(asks)
+def stands_by() -> tuple[Standby, bytes]:
+    """One that does not hold the address, and its question."""
+    made = Standby(1, 0, [KEY], SeededEntropy(b"asks"))
+    made.expire(S)
+    [asked] = said(made)
     assert asked.asks
-    return asked.octets
+    return made, asked.octets
 
 
-def shows(number: int, key: bytes = KEY) -> bytes:
-    """What an active one shows to the other."""
-    one = active(number, key)
-    one.receive(S, question(1 - number, key))
-    _, shown = said(one)
-    return shown.octets
+def answers(one: Standby, question: bytes) -> list[bytes]:
+    """What it says to a question: the answer, and what it shows."""
+    one.receive(S, question)
+    return [each.octets for each in said(one) if not each.asks]
 
 
-def test_only_the_partner_is_believed() -> None:
-    other = Standby(1, 0, [KEY], SeededEntropy(b"other"))
-    shown = shows(0)
-    for position in (0, 2, 3, 20, len(shown) - 1):
+def test_only_the_partner_is_believed_and_only_what_it_says_now() -> None:
+    """
+    1: question, nonce  ──────▶  0
+    1  ◀──────  answer, nonce; map, nonce
+    """
+    other, question = stands_by()
+    answer, shown = answers(active(0), question)
+    other.receive(S, shown)
+    assert other.map.theirs() == {} and other.map.counters["map not awaited"] == 1, "before the answer"
+    other.receive(S, answer)
+    for position in (0, 2, 3, 25, len(shown) - 1):
         other.receive(S, shown[:position] + bytes([shown[position] ^ 1]) + shown[position + 1 :])
-    for false in (shows(0, bytes(32)), shows(1), shown[:10], b"\1\3"):
-        other.receive(S, false)
-    assert other.map.theirs() == {} and other.counters["forged"] == 9
+    other.receive(S, b"\1\3")
+    assert other.map.theirs() == {} and other.counters == {"forged": 5, "malformed": 1}
     other.receive(S, shown)
     assert other.map.theirs() == {b"aaaa": b"record"}
+    again, its_question = stands_by()
+    for octets in answers(active(0), its_question):
+        again.receive(S, octets)
+    again.receive(2 * S, shown)
+    again.expire(2 * S)
+    [question] = [each.octets for each in said(again)]
+    later = active(0)
+    later.map.note(b"aaaa", None)
+    for octets in answers(later, question)[:1]:
+        again.receive(2 * S, octets)
+    again.receive(2 * S, shown)
+    assert again.map.counters["map not awaited"] == 1, "an old one, played back"
+
+
+def test_a_partner_with_other_keys_or_the_same_number_is_not_believed() -> None:
+    other, _ = stands_by()
+    stranger = Standby(1, 0, [bytes(32)], SeededEntropy(b"asks"))
+    stranger.expire(S)
+    [asked] = said(stranger)
+    for false in answers(active(0, bytes(32)), asked.octets):
+        other.receive(S, false)
+    assert other.map.theirs() == {} and other.counters["forged"] == 2
 
 
 def test_who_is_active_itself_is_shown_nothing() -> None:
-    one = active(1)
-    one.receive(S, shows(0))
+    one, (_, question) = active(1), stands_by()
+    for octets in answers(active(0), question):
+        one.receive(S, octets)
     assert one.map.theirs() == {} and one.map.counters["map not awaited"] == 1
 
 

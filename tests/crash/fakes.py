@@ -120,6 +120,7 @@ class FakeCore:
         self.events: list[Event] = []
         self.order: list[str] = []
         self.persisted: list[tuple[str, bytes]] = []
+        self.records: list[tuple[str, bytes, bytes | None]] = []
         self.finished: list[tuple[int, bool, str]] = []
         self.counts: Counter[str] = Counter()
 
@@ -138,6 +139,9 @@ class FakeCore:
             ),
             None,
         )
+
+    def record(self, table: str, key: bytes, value: bytes | None, *, durable: bool = False) -> None:
+        self.records.append((table, key, value))
 
     def find_by_inbound(self, spi_in: int) -> FakeSa | None:
         return next((sa for sa in self.sas if any(c.spi_in == spi_in for c in sa.child_views)), None)

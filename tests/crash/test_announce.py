@@ -70,6 +70,13 @@ class Bob:
             extension.attach(at(0), self.core)  # type: ignore[arg-type]
         self.sent: list[tuple[float, Address, Message]] = []
 
+    def record(self) -> SpiRecord:
+        """The only one of the map."""
+        [spi] = self.map.ended(of_partner=False)
+        record = self.map.dead(spi)
+        assert record is not None
+        return record
+
     def run(self, seconds: float) -> None:
         """Until nothing is due, or so long."""
         while (due := self.announcer.deadline()) is not None and due.at_ns <= at(seconds).mono_ns:
@@ -86,7 +93,7 @@ def test_ten_thousand_peers_are_told_at_the_configured_pace() -> None:
     times = [when for when, _, _ in bob.sent]
     # The next round begins when this one is over, after a pause.
     assert len(times) == 10_000
-    assert times[0] == 0.0
+    assert times[0] < 0.001
     assert 95 <= times[-1] <= 105
     windows = Counter(int(when) for when in times)
     assert max(windows.values()) <= 120
@@ -112,7 +119,7 @@ def test_an_announcement_says_what_the_protocol_asks() -> None:
     assert message.from_initiator
     assert not message.is_response
     assert message.message_id == 0
-    [record] = [record for _, record in bob.map.ended()]
+    record = bob.record()
     assert (message.spi_i, message.spi_r) == (record.spi_i, record.spi_r)
     [spi] = message.notifies(NotifyType.INVALID_SPI)
     assert spi.data == record_key(0x10000)
@@ -139,7 +146,7 @@ def test_an_sa_is_told_once_a_round_by_a_child_in_turn() -> None:
 @pytest.mark.parametrize("side", ["initiator", "responder"])
 def test_nothing_is_said_about_a_living_pair_whatever_the_map_says(side: str) -> None:
     bob = Bob(1)
-    [record] = [record for _, record in bob.map.ended()]
+    record = bob.record()
     spis = (record.spi_i, b"another!") if side == "initiator" else (b"another!", record.spi_r)
     bob.core.sas.append(FakeSa(1, connection(), False, *spis, BOB, record.remote))
     bob.run(1000)
@@ -165,7 +172,7 @@ def test_every_other_round_tries_another_generation() -> None:
         bob.maker.state = bob.maker.state.rotated(bytes([number]) * 32)
     secrets = [recorded, bytes([1]) * 32, recorded, bytes([0]) * 32, recorded, bytes([1]) * 32]
     bob.run(1000)
-    [(_, record)] = bob.map.ended()
+    record = bob.record()
     spis = (record.spi_i, record.spi_r)
     tokens = [[n.data for n in message.notifies(NotifyType.QCD_TOKEN)] for _, _, message in bob.sent]
     assert tokens == [[make_token(secret, MakerRole.RESPONDER, *spis)] for secret in secrets]

@@ -17,6 +17,7 @@ import pytest
 from deadpeer.cluster.ownership import AddressHeld
 from deadpeer.cluster.spi import EspCodec, SpiRing
 from deadpeer.cluster.standby import ANSWER_S, LAST_WORD_S, SILENT_S, Standby, ToPartner
+from deadpeer.crash.options import CrashOptions
 from deadpeer.crypto import SeededEntropy
 from deadpeer.gateway import standby as module
 from deadpeer.gateway.lives import Site
@@ -115,7 +116,7 @@ def member_of(
     place: Path, partner: Partner, store: MemoryStore, events: list[Event], port: int = 0
 ) -> StandbyMember:
     site = cast(Any, Site)(
-        file=place / "gateway.toml", state_dir=place, endpoint=None, connections=(), crash=None,
+        file=place / "gateway.toml", state_dir=place, endpoint=None, connections=(), crash=CrashOptions(),
         store=store, ledger=None, entropy=SeededEntropy(1), machine_id=b"", hold_packets=0,
     )  # fmt: skip
     around = Surroundings(site, lambda _, event: events.append(event), lambda _: None, lambda: None)

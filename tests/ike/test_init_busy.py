@@ -159,4 +159,4 @@ def test_after_a_token_the_first_request_has_time_for_a_key_exchange() -> None:
     pair.drop_rule = lambda sent: True
     since_ns = next(s.at_ns for s in reversed(pair.trace) if s.reason == "IKE_SA_INIT request")
     pair.run(4.0)
-    assert gaps(sent_s(pair, since_ns)) == [0.25, 0.5, 1.0, 1.0, 1.0]
+    assert gaps(sent_s(pair, since_ns)) == [0.5, 1.0, 1.0, 1.0]

@@ -138,7 +138,7 @@ class One:
         endpoint = build_endpoint(
             Now(self.site.now_ns, 1e9), EndpointConfig(local_hosts=(VIP,)),
             [replace(made, extensions=self.site.extensions)], entropy, store, self.site.options, life=life,
-            partners_map=process.map.theirs(),
+            partners_map=process.map.hand_over(self.site.now_ns),
         )  # fmt: skip
         ledger = ShownLedger(MemoryLedger(), TABLE, process.map.note)
         self.node = Node(endpoint, EspEngine(entropy), MemoryHost(echo=True), store, ledger)
@@ -208,6 +208,12 @@ class Site:
         self.run(0.5)
         assert self.client.done[1].ok
         return self
+
+    def process(self, number: int) -> Standby:
+        """What runs at one of them."""
+        process = self.ones[number].process
+        assert process is not None
+        return process
 
     def move(self, to: int) -> None:
         """The address goes from one to the other, and the network knows."""

@@ -27,7 +27,7 @@ from struct import Struct, error
 
 from deadpeer.cluster.membership import LifeBegins, LifeOver, PersistEpoch, Trouble
 from deadpeer.cluster.secrets import ClusterSecrets, KeyKind, Sealer, SharedKey
-from deadpeer.cluster.standby_map import SharedMap
+from deadpeer.cluster.standby_map import MAX_RECORDS, SharedMap
 from deadpeer.crypto import Entropy
 from deadpeer.values import NS_PER_S
 
@@ -84,14 +84,22 @@ def shared_secrets(keys: list[bytes]) -> ClusterSecrets:
 class Standby:
     """One of the two. `number`: 0 or 1, the partner's is the other.
 
-    Times are nanoseconds of a clock that runs while the machine is suspended.
+    `map_size`: so many records of the partner's SPI map are kept. Times are nanoseconds of a clock that runs
+    while the machine is suspended.
     """
 
-    def __init__(self, number: int, disk_epoch: int, keys: list[bytes], entropy: Entropy) -> None:
+    def __init__(
+        self,
+        number: int,
+        disk_epoch: int,
+        keys: list[bytes],
+        entropy: Entropy,
+        map_size: int = MAX_RECORDS,
+    ) -> None:
         if number not in (0, 1):
             raise ValueError(f"number {number} is not 0 or 1")
         self.counters: Counter[str] = Counter()
-        self.map = SharedMap()
+        self.map = SharedMap(map_size)
         self._number = number
         self._epoch = disk_epoch
         self._secrets = shared_secrets(keys)
@@ -111,6 +119,8 @@ class Standby:
         self._last_word = False
         """Whether it is to have its time for the last question from when that has left."""
         self._nonce = b""
+        self._answered = b""
+        """The nonce of the last question that was answered."""
         self._doubt_until_ns = 0
         self._next_doubt_ns = 0
         self._ask_due_ns = 0
@@ -166,7 +176,7 @@ class Standby:
     def receive(self, now_ns: int, octets: bytes) -> None:
         """From the partner, or from somebody who says so."""
         if octets[1:2] == _MAP_KIND:
-            self._be_shown(octets)
+            self._be_shown(now_ns, octets)
             return
         try:
             version, kind, sender, held, _, nonce, mac = _MESSAGE.unpack(octets)
@@ -183,7 +193,7 @@ class Standby:
         if kind == _ASK:
             self._outputs.append(ToPartner(self._message(_ANSWER, nonce, key)))
             if not held:
-                self._show(now_ns, key)
+                self._show(now_ns, nonce, key)
             if held and self._begun and not self._lives and now_ns >= self._next_doubt_ns:
                 # It says that it holds the address. That may be an old word of its, played back: ask.
                 self._next_doubt_ns = now_ns + int(ASK_S * NS_PER_S)
@@ -193,7 +203,7 @@ class Standby:
         if not self._nonce or not hmac.compare_digest(nonce, self._nonce):
             self.counters["answer not awaited"] += 1
             return
-        self._nonce, self._asks, self._unheard = b"", 0, 0
+        self._answered, self._nonce, self._asks, self._unheard = nonce, b"", 0, 0
         self._doubt_until_ns = now_ns
         self._ask_due_ns = now_ns + int((ASK_S if self._held else WATCH_S) * NS_PER_S)
         self._claims_until_ns = now_ns + int(BELIEVE_S * NS_PER_S) if held else now_ns
@@ -259,20 +269,24 @@ class Standby:
         self._ask_due_ns = now_ns + int(pause_s * NS_PER_S)
         self._outputs.append(ToPartner(self._message(_ASK, self._nonce, self._macs[0]), asks=True))
 
-    def _show(self, now_ns: int, key: bytes) -> None:
+    def _show(self, now_ns: int, nonce: bytes, key: bytes) -> None:
         for body in self.map.bodies(now_ns):
-            signed = bytes((1, _MAP, self._number)) + body
+            signed = _SHOWN.pack(1, _MAP, self._number, nonce) + body
             self._outputs.append(ToPartner(signed + _tag(key, signed)))
 
-    def _be_shown(self, octets: bytes) -> None:
+    def _be_shown(self, now_ns: int, octets: bytes) -> None:
         signed, mac = octets[:-_MAC_SIZE], octets[-_MAC_SIZE:]
-        if self._key_of(signed, mac) is None or signed[:3] != bytes((1, _MAP, 1 - self._number)):
+        if len(signed) < _SHOWN.size:
+            self.counters["malformed"] += 1
+            return
+        version, _, sender, nonce = _SHOWN.unpack_from(signed)
+        if self._key_of(signed, mac) is None or version != 1 or sender != 1 - self._number:
             self.counters["forged"] += 1
-        elif self._begun:
-            # What it had is with the life that took over; what it has now we must not speak about.
+        elif self._begun or not self._answered or not hmac.compare_digest(nonce, self._answered):
+            # With our life is what the partner had before it; of what it has now we must not speak.
             self.map.counters["map not awaited"] += 1
         else:
-            self.map.take(signed[3:])
+            self.map.take(now_ns, signed[_SHOWN.size :])
 
     def _meet_namesake(self) -> None:
         """What the other one's SPIs say is not to be told from our own, of lives that are over."""
@@ -297,5 +311,7 @@ def _tag(key: bytes, body: bytes) -> bytes:
 _MAC_SIZE = 16
 _ASK, _ANSWER, _MAP = 1, 2, 3
 _MAP_KIND = bytes((_MAP,))
+# version, kind, sender's number, nonce of the question; the body and the MAC follow
+_SHOWN = Struct("!BBB16s")
 # version, kind, sender's number, holds the address, epoch, nonce, MAC
 _MESSAGE = Struct(f"!BBBBQ16s{_MAC_SIZE}s")

@@ -4,18 +4,19 @@ So the one that takes over can answer the first ESP packet of the other's SAs wi
 earlier, and can tell peers unasked.
 
 It is a help and not a promise. What has changed is shown with each answer to a partner that stands by, which
-asks ten times a second; so one that is stopped is shown nothing, and its socket keeps room for answers. What
-gets lost does no harm: all is shown again and again, so that who missed some, or came later, has it within a
-round or two (and who was shown what has gone since forgets it). Records are opaque here, and no secrets: they
-name SPIs and addresses.
+asks ten times a second; so one that is stopped is shown nothing, and its socket keeps room for answers. It
+bears the nonce of that question, so that nothing old can be played back. What gets lost does no harm: all is
+shown again and again, so that who missed some, or came later, has it within a round or two (and who was shown
+what has gone since forgets it). Records are opaque here, and no secrets: they name SPIs and addresses.
 
 What is in the map says nothing about whether an SA lives: that is asked anew before a token is told.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from struct import Struct, error
 
@@ -23,7 +24,7 @@ from deadpeer.store import Ledger
 from deadpeer.values import NS_PER_S
 
 PAUSE_S = 0.05
-"""Nothing is shown sooner after the last time, however often somebody plays questions back."""
+"""Nothing is shown sooner after the last time, however often questions come."""
 REFRESH_S = 1.0
 """So often some of what has not changed is shown again."""
 ROUND_S = 10.0
@@ -32,22 +33,35 @@ MAX_DATAGRAMS = 16
 MAX_REFRESHED = 320
 """At most so many datagrams of changes at a time, and records that are shown again."""
 MAX_OCTETS = 1300
+MAX_CHANGED = 20_000
+"""News for a partner that does not ask; when there are more, it is left to the rounds."""
 MAX_RECORDS = 200_000
-"""Of the partner's; what it shows beyond that is counted and not kept."""
 
 Entry = tuple[bytes, bytes | None]
 """A key of 4 octets and its record, None: it has gone."""
 
 
-class SharedMap:
-    """What we show of our present life, and what the partner has shown of its last one."""
+@dataclass(frozen=True, slots=True)
+class ShownMap:
+    """What the partner has shown of its last life, {inbound ESP SPI: record}; how long ago it last did so."""
 
-    def __init__(self) -> None:
+    records: Mapping[bytes, bytes]
+    age_s: float
+
+
+class SharedMap:
+    """What we show of our present life, and what the partner has shown of its last one.
+
+    `size`: so many records of the partner's; what it shows beyond that is counted and not kept.
+    """
+
+    def __init__(self, size: int = MAX_RECORDS) -> None:
         self.counters: Counter[str] = Counter()
+        self._size = size
         self._epoch: int | None = None
         """Of our present life; None: there is none, and nothing to show."""
         self._living: dict[bytes, bytes] = {}
-        self._changed: dict[bytes, bytes | None] = {}
+        self._changed: OrderedDict[bytes, bytes | None] = OrderedDict()
         self._round = 0
         self._to_refresh: Iterator[bytes] = iter(())
         self._not_before_ns = 0
@@ -56,6 +70,7 @@ class SharedMap:
         """The partner's records, each with the round in which it was last shown."""
         self._their_epoch = 0
         self._their_round = 0
+        self._shown_ns = 0
 
     # --- what we show ----------------------------------------------------------------------------
 
@@ -81,6 +96,9 @@ class SharedMap:
         elif self._living.pop(key, None) is None:
             return  # Of a life before, which the partner was shown then.
         self._changed[key] = record
+        if len(self._changed) > MAX_CHANGED:
+            self.counters["map changes left to the rounds"] += len(self._changed)
+            self._changed.clear()
 
     def bodies(self, now_ns: int) -> list[bytes]:
         """What is to be shown to a partner that has just asked: bodies of messages, to be signed."""
@@ -97,30 +115,28 @@ class SharedMap:
 
     # --- what the partner has shown --------------------------------------------------------------
 
-    def take(self, body: bytes) -> None:
-        """A body that the partner has signed."""
+    def take(self, now_ns: int, body: bytes) -> None:
+        """A body that the partner has signed for us, just now."""
         try:
             epoch, number = _HEAD.unpack_from(body)
         except error:
             self.counters["map malformed"] += 1
             return
-        if epoch < self._their_epoch:
-            self.counters["map of an older life"] += 1
-            return
-        if epoch > self._their_epoch:
-            self._their_epoch, self._their_round = epoch, number
-            self._theirs.clear()
-        elif number > self._their_round:
-            self._their_round = number
-            self._theirs = {key: each for key, each in self._theirs.items() if each[0] >= number - 1}
         entries = _unpack(body)
         if entries is None:
             self.counters["map malformed"] += 1
             return
+        self._shown_ns = now_ns
+        if epoch != self._their_epoch:
+            self._their_epoch, self._their_round = epoch, number
+            self._theirs.clear()
+        elif number > self._their_round:
+            self._their_round = number
+            self._theirs = {key: each for key, each in self._theirs.items() if each[0] >= number - 2}
         for key, record in entries:
             if record is None:
                 self._theirs.pop(key, None)
-            elif key in self._theirs or len(self._theirs) < MAX_RECORDS:
+            elif key in self._theirs or len(self._theirs) < self._size:
                 self._theirs[key] = number, record
             else:
                 self.counters["map full"] += 1
@@ -128,6 +144,12 @@ class SharedMap:
     def theirs(self) -> dict[bytes, bytes]:
         """What the partner has shown of its last life: {key: record}."""
         return {key: record for key, (_, record) in self._theirs.items()}
+
+    def hand_over(self, now_ns: int) -> ShownMap:
+        """The same, to the life of ours that begins: nothing of it stays here."""
+        handed = ShownMap(self.theirs(), (now_ns - self._shown_ns) / NS_PER_S)
+        self._theirs = {}
+        return handed
 
     def sizes(self) -> dict[str, int]:
         """How many records there are."""
@@ -137,8 +159,7 @@ class SharedMap:
 
     def _take_changes(self) -> Iterator[Entry]:
         while self._changed:
-            key = next(iter(self._changed))
-            yield key, self._changed.pop(key)
+            yield self._changed.popitem(last=False)
 
     def _take_refresh(self) -> Iterator[Entry]:
         share = min(MAX_REFRESHED, 1 + int(len(self._living) * REFRESH_S / ROUND_S))

@@ -16,13 +16,29 @@ from deadpeer.crypto import Entropy
 from deadpeer.ike.extension import Core, Extension
 from deadpeer.values import NS_PER_S, Datagram, Deadline, Now
 
+PATIENCE_S = 2.0
+"""The partner is asked once a second: one that lives, and missed a question, answers the next."""
+
 
 class Announcer(Extension):
-    """Sends N(INVALID_SPI), N(QCD_TOKEN) for each SA in the map, to the address that the map names."""
+    """Sends N(INVALID_SPI), N(QCD_TOKEN) for each SA in the map, to the address that the map names.
 
-    name = "announce"
+    `of_partner`: for those that the other of two has shown; else for those of our earlier lives. The
+    partner's are told once it has been known to be gone for `PATIENCE_S`, and packets for it come here: two
+    that can't hear each other for a moment, while the network leads to the other, would else end its tunnels.
+    """
 
-    def __init__(self, spi_map: SpiMap, maker: TokenMaker, entropy: Entropy, options: CrashOptions) -> None:
+    def __init__(
+        self,
+        spi_map: SpiMap,
+        maker: TokenMaker,
+        entropy: Entropy,
+        options: CrashOptions,
+        *,
+        of_partner: bool = False,
+    ) -> None:
+        self.name = "announce-partner" if of_partner else "announce"
+        self._of_partner = of_partner
         self._map = spi_map
         self._maker = maker
         self._entropy = entropy
@@ -30,17 +46,25 @@ class Announcer(Extension):
         self._rounds = options.announce_rounds if options.announce and self._gap_ns else 0
         self._pause_ns = int(options.announce_interval_s * NS_PER_S)
         self._round = 0
+        self._uncollected: list[int] | None = None
+        """Children that are not yet grouped by their SAs; None: all are."""
+        self._pairs: dict[bytes, list[int]] = {}
         self._sas: list[tuple[int, ...]] = []
+        self._left: list[tuple[int, ...]] = []
+        """Those of this round that will be told in the next one."""
         self._position = 0
         self._due_ns: int | None = None
-        self._waits = False
+        self._gone_since_ns: int | None = None
 
     def attach(self, now: Now, core: Core) -> None:
         super().attach(now, core)
-        if self._rounds:
-            self._collect(now)
+        if self._rounds and self._map.ended(of_partner=self._of_partner):
+            self._uncollected = None if self._of_partner else self._map.ended(of_partner=False)
+            self._due_ns = now.mono_ns
 
     def counters(self) -> dict[str, int]:
+        if self._of_partner:
+            return {"announce.waiting_partners": len(self._sas)}
         return {"announce.waiting": len(self._sas), "announce.round": self._round}
 
     def deadline(self) -> Deadline | None:
@@ -48,44 +72,63 @@ class Announcer(Extension):
 
     def expire(self, now: Now) -> None:
         """One announcement; those that need none any more cost no gap."""
-        if self._waits:
-            self._collect(now)
-            return
+        if not self._may_speak(now.mono_ns):
+            self._due_ns = now.mono_ns + _LOOK_NS
+        elif self._uncollected is not None:
+            self._collect(now, self._uncollected)
+        else:
+            self._go_on(now)
+
+    # --- helpers ---------------------------------------------------------------------------------
+
+    def _may_speak(self, now_ns: int) -> bool:
+        if not self._of_partner:
+            return True
+        if not self._map.speaks_unasked:
+            self._gone_since_ns = None
+            return False
+        if self._gone_since_ns is None:
+            self._gone_since_ns = now_ns
+            if not self._round and not self._sas:
+                self._pairs = {}
+                self._uncollected = self._map.ended(of_partner=True)
+        return now_ns - self._gone_since_ns >= PATIENCE_S * NS_PER_S
+
+    def _collect(self, now: Now, spis: list[int]) -> None:
+        """Group some of the children by their SAs; with the last of them it begins."""
+        for spi in spis[-_LOOKED_AT:]:
+            if (pair := self._map.pair(spi)) is not None:
+                self._pairs.setdefault(pair, []).append(spi)
+        del spis[-_LOOKED_AT:]
+        self._due_ns = now.mono_ns + 1
+        if not spis:
+            self._sas, self._pairs = [tuple(each) for each in self._pairs.values()], {}
+            self._uncollected = None
+            self._begin(now.mono_ns)
+            if self._sas:
+                self.core.event("announcing", "notice", sas=len(self._sas))
+
+    def _go_on(self, now: Now) -> None:
         for _ in range(_LOOKED_AT):
             if self._position >= len(self._sas):
                 self._end_round(now)
                 return
             spis = self._sas[self._position]
             self._position += 1
-            if self._announce(spis):
+            # Asked anew before each: nothing is said about a living SA.
+            found = ((spi, self._map.awaited(spi)) for spi in spis)
+            waiting = [(spi, record) for spi, record in found if record is not None]
+            if not waiting:
+                continue
+            self._left.append(spis)
+            if self._announce(spis, *waiting[self._round % len(waiting)]):
                 self._due_ns = now.mono_ns + self._jittered(self._gap_ns)
                 return
         self._due_ns = now.mono_ns + 1
 
-    # --- helpers ---------------------------------------------------------------------------------
-
-    def _collect(self, now: Now) -> None:
-        """Whom there is to tell, once the map knows."""
-        self._waits = self._map.undecided
-        if self._waits:
-            self._due_ns = now.mono_ns + _LOOK_NS
-            return
-        pairs: dict[bytes, list[int]] = {}
-        for spi, record in self._map.ended():
-            pairs.setdefault(record.spi_i + record.spi_r, []).append(spi)
-        self._sas = [tuple(spis) for spis in pairs.values()]
-        self._begin(now.mono_ns)
-        if self._sas:
-            self.core.event("announcing", "notice", sas=len(self._sas))
-
-    def _announce(self, spis: tuple[int, ...]) -> bool:
-        """Whether it was sent. Asked anew before each: nothing is said about a living SA."""
-        waiting = [spi for spi in spis if self._map.awaited(spi) is not None]
-        if not waiting:
-            return False
-        spi = waiting[self._round % len(waiting)]
-        record = self._map.awaited(spi)
-        if record is None or not self._maker.state.has(record.generation):
+    def _announce(self, spis: tuple[int, ...], spi: int, record: SpiRecord) -> bool:
+        """By this one of an SA's children. Whether it was sent."""
+        if not self._maker.state.has(record.generation):
             self.core.count("announce.no_token")
             return False
         message = dead_message(spi, record, self._token(record))
@@ -108,7 +151,7 @@ class Announcer(Extension):
         return [others[self._round // 2 % len(others)]]
 
     def _end_round(self, now: Now) -> None:
-        self._sas = [spis for spis in self._sas if any(self._map.awaited(spi) is not None for spi in spis)]
+        self._sas, self._left = self._left, []
         self._round += 1
         if self._round >= self._rounds or not self._sas:
             self._sas = []
@@ -135,5 +178,5 @@ class Announcer(Extension):
 
 _LOOKED_AT = 256
 """How many SAs are looked at in one go."""
-_LOOK_NS = 20_000_000
+_LOOK_NS = 250_000_000
 """So often it is looked whether the partner is known to be gone."""

@@ -10,12 +10,13 @@ which there is no room is found dead in the slower way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
 from deadpeer.cluster.ownership import Ownership, Standing
 from deadpeer.cluster.spi import SpiReader
+from deadpeer.cluster.standby_map import ShownMap
 from deadpeer.crash import spi_records
 from deadpeer.crash.boot import BootState
 from deadpeer.crash.maker import HANDOVER, TokenMaker
@@ -53,7 +54,7 @@ Peer = tuple[bytes, str]
 class SpiMap(Extension):
     """The map. `local_hosts`: our addresses; empty: unknown, then those of the records are believed.
 
-    `partners`: what the other of two has shown of its last life, {inbound ESP SPI: record}.
+    `partners`: what the other of two has shown of its last life.
     """
 
     name = "spi-map"
@@ -71,7 +72,7 @@ class SpiMap(Extension):
         *,
         machine_id: bytes = b"",
         local_hosts: Sequence[str] = (),
-        partners: Mapping[bytes, bytes] | None = None,
+        partners: ShownMap | None = None,
     ) -> None:
         """Reads what the life before has left, and claims the map for this one, durably.
 
@@ -91,11 +92,13 @@ class SpiMap(Extension):
         self._enabled = options.spi_map
         self._shown: dict[int, bytes] = {}
         """The partner's, not taken in yet: that takes as long as serving some hundred peers."""
-        if self._enabled:
-            self._shown = {int.from_bytes(key, "big"): data for key, data in (partners or {}).items()}
+        self._shown_due_ns = self._shown_until_ns = now.mono_ns
+        if self._enabled and partners is not None and partners.age_s < self._keep_s:
+            self._shown = {int.from_bytes(key, "big"): data for key, data in partners.records.items()}
+            self._shown_until_ns = now.after(self._keep_s - partners.age_s)
         self._partners: dict[int, bytes] = {}
         """Of those that are taken in: the IKE SPI that the partner chose. They are not in our ledger."""
-        self._shown_due_ns, self._shown_until_ns = now.mono_ns, now.after(self._keep_s)
+        self._led_here = False
         try:
             self._load(now, state, ledger, machine_id)
         except OSError as error:
@@ -146,18 +149,29 @@ class SpiMap(Extension):
         """Whether these are the SPIs of an IKE SA of an ended life whose peer is not back yet."""
         return self._ended.has_pair(spi_i + spi_r)
 
-    @property
-    def undecided(self) -> bool:
-        """Whether it may soon be possible to speak about more than now: the partner is being asked."""
-        some = next(iter(self._partners.values()), None)
-        return bool(self._shown) or (some is not None and self._ownership.of_ike(some) is Standing.LIVING)
+    def led_here(self) -> None:
+        """Somebody asked about an SA of the partner's: the network leads here what went to it."""
+        self._led_here = True
 
-    def ended(self) -> Iterator[tuple[int, SpiRecord]]:
-        """All children of ended lives."""
-        for spi, data in self._ended.items():
-            record = spi_records.decode_record(data)
-            if record is not None:
-                yield spi, record
+    @property
+    def speaks_unasked(self) -> bool:
+        """Whether peers of the partner may be told unasked. While it may live, or nothing that was for it has
+        come here, they may well be served by it."""
+        some = islice(self._partners.values(), _SAMPLES)
+        living = any(self._ownership.of_ike(spi) is Standing.LIVING for spi in some)
+        return self._led_here and not self._shown and not living
+
+    def ended(self, *, of_partner: bool) -> list[int]:
+        """The inbound SPIs of all children of ended lives of ours, or of the partner."""
+        if of_partner:
+            return [*self._shown, *self._partners]
+        return [spi for spi, _ in self._ended.items() if spi not in self._partners]
+
+    def pair(self, spi: int) -> bytes | None:
+        """Both SPIs of the IKE SA that a child of an ended life was of."""
+        data = self._ended.get(spi)
+        record = None if data is None else spi_records.decode_record(data)
+        return None if record is None else record.spi_i + record.spi_r
 
     def told(self, spi: int) -> None:
         """Its peer was sent the token."""
@@ -234,6 +248,7 @@ class SpiMap(Extension):
             if self._living.get(child.spi_in) != data and self._room_for(child.spi_in):
                 self._ended.remove(child.spi_in)
                 self._partners.pop(child.spi_in, None)
+                self._shown.pop(child.spi_in, None)
                 self._living[child.spi_in] = data
                 self.core.record(TABLE, record_key(child.spi_in), data)
                 self.core.count("spi_map.written")
@@ -252,8 +267,9 @@ class SpiMap(Extension):
         """What its peer was told, and then came back, is of no more use."""
         peer: Peer = (spi_records.peer_tag(sa), sa.remote.host)
         spis = self._ended.of_peer(peer)
-        if spis:
+        if spis or self._shown:
             self._back.add(peer)
+        if spis:
             self._ended.peer_is_back(peer)
         for spi in spis:
             if spi in self._told:
@@ -267,18 +283,44 @@ class SpiMap(Extension):
         self.core.count(f"spi_map.dropped.{reason}")
 
     def _take_in(self, spi: int) -> None:
-        """A record that the partner has shown. Its local address leads here now, whatever that is here."""
+        """A record that the partner has shown."""
         record = spi_records.decode_record(self._shown.pop(spi))
-        if record is not None and len(self._local_hosts) == 1:
-            (host,) = self._local_hosts
-            record = replace(record, local=Address(host, record.local.port))
         if record is None:
-            self.core.count("spi_map.dropped.damaged")
-        elif len(self._living) + len(self._ended) >= self._size:
-            self.core.count("spi_map.dropped.evicted")
+            refused = "damaged"
+        elif self._ownership.of_ike(record.own_spi) not in (Standing.LIVING, Standing.ENDED):
+            refused = "not_the_partners"
+        elif spi in self._living or spi in self._ended:
+            refused = "twice"
+        elif _peer(record) in self._back:
+            refused = "recovered"
+        elif not self._room_for_partners():
+            refused = "evicted"
         else:
+            record = self._as_ours(record)
             self._ended.add(spi, spi_records.encode_record(record), record, self._shown_until_ns)
             self._partners[spi] = record.own_spi
+            return
+        self.core.count(f"spi_map.dropped.{refused}")
+
+    def _as_ours(self, record: SpiRecord) -> SpiRecord:
+        """A record of the partner's, whose local address leads here now, whatever that is here. It numbers
+        its secrets by their places in a file, which need not be the same as in ours: the newest is likeliest.
+        """
+        record = replace(record, generation=self._maker.state.current.number)
+        if len(self._local_hosts) == 1:
+            (host,) = self._local_hosts
+            record = replace(record, local=Address(host, record.local.port))
+        return record
+
+    def _room_for_partners(self) -> bool:
+        """The other one served last: its records count for more than ours of before."""
+        if len(self._living) + len(self._ended) < self._size:
+            return True
+        some = self._ended.some()
+        if some is None or some in self._partners:
+            return False
+        self._drop(some, "evicted")
+        return True
 
     def _load(self, now: Now, state: BootState, ledger: Ledger, machine_id: bytes) -> None:
         head = dict(ledger.items(HEAD_TABLE)).get(HEAD_KEY)
@@ -382,6 +424,7 @@ class _Ended:
                 self._pairs.pop(record.spi_i + record.spi_r, None)
 
     def add(self, spi: int, data: bytes, record: SpiRecord, due_ns: int) -> None:
+        self.remove(spi)
         self._records[spi] = data
         self._peers.setdefault(_peer(record), []).append(spi)
         pair = record.spi_i + record.spi_r
@@ -424,6 +467,8 @@ class _Ended:
 
 
 _AT_ONCE, _TAKEN_IN = 256, 64
+_SAMPLES = 3
+"""All of the partner's SPIs stand alike, but for one in 2**16 that passes under several keys."""
 _EPOCH_MASK = (1 << 20) - 1
 
 

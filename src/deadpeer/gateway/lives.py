@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ from deadpeer.assembly import build_endpoint
 from deadpeer.cluster.records import View
 from deadpeer.cluster.router import Known
 from deadpeer.cluster.secrets import ClusterSecrets, Sealer
+from deadpeer.cluster.standby_map import ShownMap
 from deadpeer.crash.boot import StateError
 from deadpeer.crash.options import CrashOptions
 from deadpeer.crash.shared import ClusterLife
@@ -73,7 +74,7 @@ class Lives:
         epoch: int,
         secrets: ClusterSecrets,
         view: View | None,
-        partners_map: Mapping[bytes, bytes] | None = None,
+        partners_map: ShownMap | None = None,
     ) -> ClusterLife:
         """Serve in this epoch, which is on disk. `view`: None for one of two that share an address; then
         `partners_map` is what the other one has shown of its SPI map.

@@ -70,7 +70,8 @@ class StandbyMember:
         self._around = around
         self._epochs = EpochFile(site.store, f"standby/{options.number}", site.file, site.state_dir)
         keys = list(options.keys)
-        self._standby = Standby(options.number, self._epochs.epoch, keys, site.entropy)
+        map_size = site.crash.spi_map_size if site.crash.spi_map else 0
+        self._standby = Standby(options.number, self._epochs.epoch, keys, site.entropy, map_size)
         self.core_clock = FencedClock(_Fence(self), self._on_fence)
         self._loop = asyncio.get_running_loop()
         self._watch: AddressWatch | None = None
@@ -309,7 +310,7 @@ class StandbyMember:
             return
         self._partner_lives = True
         self.core_clock.enter()
-        life = self._lives.begin(epoch, secrets, None, self._standby.map.theirs())
+        life = self._lives.begin(epoch, secrets, None, self._standby.map.hand_over(boottime_ns()))
         endpoint = self._lives.endpoint
         if self._deferring is not None and endpoint is not None and isinstance(life.ownership, AddressHeld):
             self._deferring.begin(life.ownership, endpoint, self._around.site.endpoint.port_nat_t)

@@ -28,7 +28,7 @@ from deadpeer.ike import retransmission
 from deadpeer.ike.connection import ChildConfig, Connection
 from deadpeer.ike.environment import Environment
 from deadpeer.ike.exchanges import init, resume
-from deadpeer.ike.rtt import RttEstimator
+from deadpeer.ike.rtt import INITIAL_RTO_S, RttEstimator
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import NS_PER_S, Address, Datagram, Now
 from deadpeer.wire import ExchangeType, Message, NotifyType
@@ -40,10 +40,6 @@ SILENT_PATIENCE_INTERVALS = 6
 """While recovering, IKE_AUTH waits for the longer of the two: seconds, first retransmission intervals.
 
 Long enough for a signature on a slow machine and for losses in a row, short beside `init_timeout`."""
-
-FIRST_PACE_S = 0.25
-"""To a peer that has just spoken its first message goes out again no sooner: a key exchange takes longer than
-the liveness checks from which the round trip is known, the more so where everybody comes back at once."""
 
 DENIED = "setup denied"
 """The timer that waits for a protected answer after a denial."""
@@ -307,6 +303,8 @@ class Attempts:
 
 
 def give_time(sa: IkeSa) -> None:
-    """The peer has just spoken: it has time for a key exchange before it is asked again."""
+    """The peer has just spoken: it has time for a key exchange before it is asked again, as much as one that
+    nothing is known of. Longer than for a liveness check, from which the round trip is known; where hundreds
+    come back at once, what is asked twice is answered later."""
     if sa.setup is not None:
-        sa.setup.pace_s = max(FIRST_PACE_S, sa.setup.pace_s)
+        sa.setup.pace_s = max(INITIAL_RTO_S, sa.setup.pace_s)

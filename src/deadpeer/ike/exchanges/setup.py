@@ -15,6 +15,7 @@ from deadpeer.ike.environment import Environment
 from deadpeer.ike.exchanges.auth import InitiatorAuth
 from deadpeer.ike.extension import Resumption, Slot
 from deadpeer.ike.refusals import reply
+from deadpeer.ike.rtt import INITIAL_RTO_S
 from deadpeer.ike.sa import IkeSa, IkeState
 from deadpeer.values import Address, Datagram, Now
 from deadpeer.wire import (
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from deadpeer.ike.exchanges.resume import Plan
 
 MAX_COOKIES = 3
-BUSY_PACE_S = 0.25
-"""Who asks for a cookie has more to do than to answer a liveness check, from which round trips are known. A
-request that is repeated before its turn makes that worse."""
 MAX_VENDOR_IDS = 32
 
 
@@ -152,7 +150,8 @@ def take_cookie(sa: IkeSa, now: Now, cookie: Notify) -> bool:
         sa.env.drop("unusable cookie")
         return False
     setup.cookie = cookie.data
-    setup.pace_s = max(BUSY_PACE_S, retransmission.current_interval_s(sa, now))
+    # Who asks for a cookie has more to do than to answer a liveness check, from which round trips are known.
+    setup.pace_s = max(INITIAL_RTO_S, retransmission.current_interval_s(sa, now))
     return True
 
 

@@ -19,7 +19,7 @@ Judged = tuple[str, str, str, bool | None]
 
 
 async def judge_swarm(event: Event, clients: int, runs: int, slack: float, seed: int, say: Say) -> Judged:
-    """So many runs with a swarm. With `slack` above 1 it is not speed that is judged, and the lease is short."""
+    """So many runs. With `slack` above 1 it is not speed that is judged, and the lease is short."""
     plan = SwarmPlan(event, clients, members=2 if event == "takeover" else 4, seed=seed, slack=slack)
     if slack > 1.0:
         plan = SwarmPlan(event, clients, plan.members, QUICK_LEASE_S, processes=2, seed=seed, slack=slack)
@@ -47,7 +47,7 @@ def judged(outcomes: Sequence[SwarmOutcome]) -> tuple[str, bool]:
     shares = [each.share_of_bound for each in outcomes]
     late = None not in shares and statistics.median(share or 0.0 for share in shares) > 1.0
     if failure is None and late:
-        failure = "the median took longer than wanted"
+        failure = outcomes[0].failure if len(outcomes) == 1 else "the median took longer than wanted"
     text = measured(outcomes[0]) if len(outcomes) == 1 else _together(outcomes)
     return text if failure is None else f"{text}; but {failure}", failure is None
 

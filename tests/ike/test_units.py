@@ -201,6 +201,20 @@ def test_the_estimate_stays_between_the_samples_and_the_interval_above_it(sample
     assert min(rtt.smoothed_s + 0.049, MAX_RTO_S) <= rtt.rto_s <= MAX_RTO_S
 
 
+def test_what_a_setup_took_counts_until_something_better_is_known() -> None:
+    """Hundreds set up SAs at once, and each waits for its turn."""
+    rtt = RttEstimator(0.02)
+    rtt.sample(0.8, of_setup=True)
+    rtt.sample(0.9, of_setup=True)
+    assert rtt.rto_s > 0.5
+    rtt.sample(0.02)
+    assert (rtt.smoothed_s, rtt.rto_s) == (0.02, pytest.approx(0.07))
+    quiet = RttEstimator()
+    for of_setup in (True, True, False):
+        quiet.sample(0.1, of_setup=of_setup)
+    assert quiet.rto_s < 0.22, "a setup that was not kept waiting has measured the path"
+
+
 def test_a_steady_path_has_an_interval_just_above_its_round_trip() -> None:
     rtt = RttEstimator()
     for _ in range(100):

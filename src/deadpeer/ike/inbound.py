@@ -81,7 +81,7 @@ def _handle_response(sa: IkeSa, now: Now, header: Header, opened: Opened) -> Non
     sa.env.timers.cancel(sa.number, "retransmission")
     took = now.mono_ns - outstanding.first_sent_ns
     if outstanding.attempts == 1:
-        sa.rtt.sample(took / NS_PER_S)
+        sa.rtt.sample(took / NS_PER_S, of_setup=sa.established_ns is None)
     if sa.established_ns is not None:
         sa.env.signal(now, ext.RequestAnswered(sa, took, outstanding.attempts > 1, exchange.reason))
     if sa.is_closed():

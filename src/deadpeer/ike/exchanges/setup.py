@@ -159,7 +159,7 @@ def begin_auth(sa: IkeSa, now: Now) -> None:
     """Initiator: the keys are set, IKE_AUTH follows."""
     outstanding = sa.send.close()
     if outstanding is not None and outstanding.attempts == 1:
-        sa.rtt.sample((now.mono_ns - outstanding.first_sent_ns) / 1e9)
+        sa.rtt.sample((now.mono_ns - outstanding.first_sent_ns) / 1e9, of_setup=True)
     sa.env.timers.cancel(sa.number, "retransmission")
     sa.env.timers.cancel(sa.number, "unprotected error")
     sa.state = IkeState.AUTHENTICATING

@@ -119,5 +119,4 @@ def _extensions(
         lost_children,
         Strangers(ownership, maker, connections, lost_children, options, spi_map),
         Announcer(spi_map, maker, entropy, options),
-        Announcer(spi_map, maker, entropy, options, of_partner=True),
     ]

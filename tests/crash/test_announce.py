@@ -72,7 +72,7 @@ class Bob:
 
     def record(self) -> SpiRecord:
         """The only one of the map."""
-        [spi] = self.map.ended(of_partner=False)
+        [spi] = self.map.ended_of_ours()
         record = self.map.dead(spi)
         assert record is not None
         return record

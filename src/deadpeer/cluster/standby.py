@@ -48,6 +48,8 @@ ASK_S = 1.0
 """How often it is asked while we hold the address."""
 BELIEVE_S = 3.0
 """How long its word that it holds the address counts."""
+SHOWN_S = 0.5
+"""How long after an answer its SPI map is taken from it."""
 MAX_KEYS = 4
 
 
@@ -119,8 +121,8 @@ class Standby:
         self._last_word = False
         """Whether it is to have its time for the last question from when that has left."""
         self._nonce = b""
-        self._answered = b""
-        """The nonce of the last question that was answered."""
+        self._answered, self._answered_ns = b"", 0
+        """The nonce of the last question that was answered, and when that was."""
         self._doubt_until_ns = 0
         self._next_doubt_ns = 0
         self._ask_due_ns = 0
@@ -203,7 +205,8 @@ class Standby:
         if not self._nonce or not hmac.compare_digest(nonce, self._nonce):
             self.counters["answer not awaited"] += 1
             return
-        self._answered, self._nonce, self._asks, self._unheard = nonce, b"", 0, 0
+        self._answered, self._answered_ns = nonce, now_ns
+        self._nonce, self._asks, self._unheard = b"", 0, 0
         self._doubt_until_ns = now_ns
         self._ask_due_ns = now_ns + int((ASK_S if self._held else WATCH_S) * NS_PER_S)
         self._claims_until_ns = now_ns + int(BELIEVE_S * NS_PER_S) if held else now_ns
@@ -282,7 +285,11 @@ class Standby:
         version, _, sender, nonce = _SHOWN.unpack_from(signed)
         if self._key_of(signed, mac) is None or version != 1 or sender != 1 - self._number:
             self.counters["forged"] += 1
-        elif self._begun or not self._answered or not hmac.compare_digest(nonce, self._answered):
+        elif (
+            self._begun
+            or now_ns - self._answered_ns > SHOWN_S * NS_PER_S
+            or not hmac.compare_digest(nonce, self._answered)
+        ):
             # With our life is what the partner had before it; of what it has now we must not speak.
             self.map.counters["map not awaited"] += 1
         else:

@@ -5,9 +5,9 @@ earlier, and can tell peers unasked.
 
 It is a help and not a promise. What has changed is shown with each answer to a partner that stands by, which
 asks ten times a second; so one that is stopped is shown nothing, and its socket keeps room for answers. It
-bears the nonce of that question, so that nothing old can be played back. What gets lost does no harm: all is
-shown again and again, so that who missed some, or came later, has it within a round or two (and who was shown
-what has gone since forgets it). Records are opaque here, and no secrets: they name SPIs and addresses.
+bears the nonce of that question, so that what is old can't be played back. What gets lost does no harm: all
+is shown again and again, so that who missed some, or came later, has it within a round or two (and who was
+shown what has gone since forgets it). Records are opaque here, and no secrets: they name SPIs and addresses.
 
 What is in the map says nothing about whether an SA lives: that is asked anew before a token is told.
 """
@@ -146,10 +146,8 @@ class SharedMap:
         return {key: record for key, (_, record) in self._theirs.items()}
 
     def hand_over(self, now_ns: int) -> ShownMap:
-        """The same, to the life of ours that begins: nothing of it stays here."""
-        handed = ShownMap(self.theirs(), (now_ns - self._shown_ns) / NS_PER_S)
-        self._theirs = {}
-        return handed
+        """The same, to a life of ours that begins. It stays here as well: that life may end at once."""
+        return ShownMap(self.theirs(), (now_ns - self._shown_ns) / NS_PER_S)
 
     def sizes(self) -> dict[str, int]:
         """How many records there are."""
@@ -163,11 +161,11 @@ class SharedMap:
 
     def _take_refresh(self) -> Iterator[Entry]:
         share = min(MAX_REFRESHED, 1 + int(len(self._living) * REFRESH_S / ROUND_S))
-        keys = list(islice(self._to_refresh, share))
+        keys = list(islice((key for key in self._to_refresh if key in self._living), share))
         if len(keys) < share:
             self._round += 1
             self._to_refresh = iter(list(self._living))
-        return ((key, record) for key in keys if (record := self._living.get(key)) is not None)
+        return ((key, self._living[key]) for key in keys)
 
     def _pack(self, entries: Iterator[Entry], most: int) -> list[bytes]:
         """In as many bodies as it takes, `most` at most; what does not fit stays where it was."""

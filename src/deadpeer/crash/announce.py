@@ -16,29 +16,18 @@ from deadpeer.crypto import Entropy
 from deadpeer.ike.extension import Core, Extension
 from deadpeer.values import NS_PER_S, Datagram, Deadline, Now
 
-PATIENCE_S = 2.0
-"""The partner is asked once a second: one that lives, and missed a question, answers the next."""
-
 
 class Announcer(Extension):
-    """Sends N(INVALID_SPI), N(QCD_TOKEN) for each SA in the map, to the address that the map names.
+    """Sends N(INVALID_SPI), N(QCD_TOKEN) for each SA of our earlier lives in the map, to the address that the
+    map names.
 
-    `of_partner`: for those that the other of two has shown; else for those of our earlier lives. The
-    partner's are told once it has been known to be gone for `PATIENCE_S`, and packets for it come here: two
-    that can't hear each other for a moment, while the network leads to the other, would else end its tunnels.
+    Not for those that the other of two has shown: while the two can't hear each other the network may lead to
+    that one, and its tunnels would end.
     """
 
-    def __init__(
-        self,
-        spi_map: SpiMap,
-        maker: TokenMaker,
-        entropy: Entropy,
-        options: CrashOptions,
-        *,
-        of_partner: bool = False,
-    ) -> None:
-        self.name = "announce-partner" if of_partner else "announce"
-        self._of_partner = of_partner
+    name = "announce"
+
+    def __init__(self, spi_map: SpiMap, maker: TokenMaker, entropy: Entropy, options: CrashOptions) -> None:
         self._map = spi_map
         self._maker = maker
         self._entropy = entropy
@@ -54,17 +43,13 @@ class Announcer(Extension):
         """Those of this round that will be told in the next one."""
         self._position = 0
         self._due_ns: int | None = None
-        self._gone_since_ns: int | None = None
 
     def attach(self, now: Now, core: Core) -> None:
         super().attach(now, core)
-        if self._rounds and self._map.ended(of_partner=self._of_partner):
-            self._uncollected = None if self._of_partner else self._map.ended(of_partner=False)
-            self._due_ns = now.mono_ns
+        if self._rounds and (ended := self._map.ended_of_ours()):
+            self._uncollected, self._due_ns = ended, now.mono_ns
 
     def counters(self) -> dict[str, int]:
-        if self._of_partner:
-            return {"announce.waiting_partners": len(self._sas)}
         return {"announce.waiting": len(self._sas), "announce.round": self._round}
 
     def deadline(self) -> Deadline | None:
@@ -72,27 +57,12 @@ class Announcer(Extension):
 
     def expire(self, now: Now) -> None:
         """One announcement; those that need none any more cost no gap."""
-        if not self._may_speak(now.mono_ns):
-            self._due_ns = now.mono_ns + _LOOK_NS
-        elif self._uncollected is not None:
+        if self._uncollected is not None:
             self._collect(now, self._uncollected)
         else:
             self._go_on(now)
 
     # --- helpers ---------------------------------------------------------------------------------
-
-    def _may_speak(self, now_ns: int) -> bool:
-        if not self._of_partner:
-            return True
-        if not self._map.speaks_unasked:
-            self._gone_since_ns = None
-            return False
-        if self._gone_since_ns is None:
-            self._gone_since_ns = now_ns
-            if not self._round and not self._sas:
-                self._pairs = {}
-                self._uncollected = self._map.ended(of_partner=True)
-        return now_ns - self._gone_since_ns >= PATIENCE_S * NS_PER_S
 
     def _collect(self, now: Now, spis: list[int]) -> None:
         """Group some of the children by their SAs; with the last of them it begins."""
@@ -178,5 +148,3 @@ class Announcer(Extension):
 
 _LOOKED_AT = 256
 """How many SAs are looked at in one go."""
-_LOOK_NS = 250_000_000
-"""So often it is looked whether the partner is known to be gone."""

@@ -10,9 +10,9 @@ which there is no room is found dead in the slower way.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 
 from deadpeer.cluster.ownership import Ownership, Standing
 from deadpeer.cluster.spi import SpiReader
@@ -96,9 +96,8 @@ class SpiMap(Extension):
         if self._enabled and partners is not None and partners.age_s < self._keep_s:
             self._shown = {int.from_bytes(key, "big"): data for key, data in partners.records.items()}
             self._shown_until_ns = now.after(self._keep_s - partners.age_s)
-        self._partners: dict[int, bytes] = {}
-        """Of those that are taken in: the IKE SPI that the partner chose. They are not in our ledger."""
-        self._led_here = False
+        self._partners: set[int] = set()
+        """Those that are taken in. They are not in our ledger."""
         try:
             self._load(now, state, ledger, machine_id)
         except OSError as error:
@@ -122,8 +121,8 @@ class SpiMap(Extension):
 
     def dead(self, spi: int) -> SpiRecord | None:
         """The record of a child of an ended life, unless anything of it lives after all."""
-        if spi in self._shown:
-            self._take_in(spi)
+        if (shown := self._shown.pop(spi, None)) is not None:
+            self._take_in(spi, shown)
         data = self._ended.get(spi)
         record = None if data is None else spi_records.decode_record(data)
         if record is None:
@@ -149,22 +148,8 @@ class SpiMap(Extension):
         """Whether these are the SPIs of an IKE SA of an ended life whose peer is not back yet."""
         return self._ended.has_pair(spi_i + spi_r)
 
-    def led_here(self) -> None:
-        """Somebody asked about an SA of the partner's: the network leads here what went to it."""
-        self._led_here = True
-
-    @property
-    def speaks_unasked(self) -> bool:
-        """Whether peers of the partner may be told unasked. While it may live, or nothing that was for it has
-        come here, they may well be served by it."""
-        some = islice(self._partners.values(), _SAMPLES)
-        living = any(self._ownership.of_ike(spi) is Standing.LIVING for spi in some)
-        return self._led_here and not self._shown and not living
-
-    def ended(self, *, of_partner: bool) -> list[int]:
-        """The inbound SPIs of all children of ended lives of ours, or of the partner."""
-        if of_partner:
-            return [*self._shown, *self._partners]
+    def ended_of_ours(self) -> list[int]:
+        """The inbound SPIs of all children of ended lives of ours."""
         return [spi for spi, _ in self._ended.items() if spi not in self._partners]
 
     def pair(self, spi: int) -> bytes | None:
@@ -228,8 +213,8 @@ class SpiMap(Extension):
         """What the partner has shown is taken in, some at a time. The records of an ended life are kept for
         so long; dropped some at a time."""
         if self._shown:
-            for spi in list(islice(self._shown, _TAKEN_IN)):
-                self._take_in(spi)
+            for _ in range(min(_TAKEN_IN, len(self._shown))):
+                self._take_in(*self._shown.popitem())
             self._shown_due_ns = now.mono_ns + 1
             return
         for spi in self._ended.outlived(now.mono_ns, _AT_ONCE):
@@ -247,7 +232,7 @@ class SpiMap(Extension):
         for child in sa.child_views:
             if self._living.get(child.spi_in) != data and self._room_for(child.spi_in):
                 self._ended.remove(child.spi_in)
-                self._partners.pop(child.spi_in, None)
+                self._partners.discard(child.spi_in)
                 self._shown.pop(child.spi_in, None)
                 self._living[child.spi_in] = data
                 self.core.record(TABLE, record_key(child.spi_in), data)
@@ -278,27 +263,29 @@ class SpiMap(Extension):
     def _drop(self, spi: int, reason: str) -> None:
         self._ended.remove(spi)
         self._told.discard(spi)
-        if self._partners.pop(spi, None) is None:
+        if spi in self._partners:
+            self._partners.discard(spi)
+        else:
             self.core.record(TABLE, record_key(spi), None)
         self.core.count(f"spi_map.dropped.{reason}")
 
-    def _take_in(self, spi: int) -> None:
+    def _take_in(self, spi: int, data: bytes) -> None:
         """A record that the partner has shown."""
-        record = spi_records.decode_record(self._shown.pop(spi))
+        record = spi_records.decode_record(data)
         if record is None:
             refused = "damaged"
         elif self._ownership.of_ike(record.own_spi) not in (Standing.LIVING, Standing.ENDED):
             refused = "not_the_partners"
         elif spi in self._living or spi in self._ended:
             refused = "twice"
-        elif _peer(record) in self._back:
-            refused = "recovered"
         elif not self._room_for_partners():
             refused = "evicted"
         else:
             record = self._as_ours(record)
             self._ended.add(spi, spi_records.encode_record(record), record, self._shown_until_ns)
-            self._partners[spi] = record.own_spi
+            self._partners.add(spi)
+            if (peer := _peer(record)) in self._back:
+                self._ended.peer_is_back(peer)
             return
         self.core.count(f"spi_map.dropped.{refused}")
 
@@ -392,7 +379,8 @@ class _Ended:
 
     def __init__(self) -> None:
         self.dropped: dict[str, int] = {}
-        self._records: dict[int, bytes] = {}
+        # The first of a dict from which many first ones have gone is found by a search.
+        self._records: OrderedDict[int, bytes] = OrderedDict()
         self._peers: dict[Peer, list[int]] = {}
         self._pairs: dict[bytes, int] = {}
         self._batches: dict[int, list[int]] = {}
@@ -467,8 +455,6 @@ class _Ended:
 
 
 _AT_ONCE, _TAKEN_IN = 256, 64
-_SAMPLES = 3
-"""All of the partner's SPIs stand alike, but for one in 2**16 that passes under several keys."""
 _EPOCH_MASK = (1 << 20) - 1
 
 

@@ -116,8 +116,6 @@ class Strangers(Extension):
         if not header.from_initiator:
             ours, theirs = theirs, ours
         owner = self._ownership
-        if self._spi_map is not None and owner.of_ike(ours) is Standing.ENDED:
-            self._spi_map.led_here()
         kind = KIND_OF[rule(owner.of_ike(ours), owner.of_ike(theirs), alone=owner.alone)]
         if kind is Kind.RETURNING and self._in_map(header):
             kind = Kind.MAPPED_IKE
@@ -185,12 +183,9 @@ class Strangers(Extension):
         if orphan.octets < MIN_ESP or orphan.spi < 256:
             self.core.count("orphan.implausible")
             return
-        standing = self._ownership.of_esp(orphan.spi)
-        if standing is Standing.LIVING:
+        if self._ownership.of_esp(orphan.spi) is Standing.LIVING:
             self.core.count("orphan.other_member")
             return
-        if self._spi_map is not None and standing is Standing.ENDED:
-            self._spi_map.led_here()
         strangers = self._options.answer_strangers
         record = self._spi_map.dead(orphan.spi) if self._spi_map is not None and strangers else None
         if record is not None and record.local.host == orphan.local.host:

@@ -1,7 +1,7 @@
 """The SPI map of the one of two that is active, shown to the other. Sans-IO.
 
 So the one that takes over can answer the first ESP packet of the other's SAs with the token, one round trip
-earlier, and can tell peers unasked.
+earlier.
 
 It is a help and not a promise. What has changed is shown with each answer to a partner that stands by, which
 asks ten times a second; so one that is stopped is shown nothing, and its socket keeps room for answers. It

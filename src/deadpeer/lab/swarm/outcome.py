@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from deadpeer.lab.scenarios.outcome import Check
 from deadpeer.lab.swarm.plan import SwarmPlan
-
-LAST_BACK = "the last one was back"
-"""The check of how long that took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +65,10 @@ class SwarmOutcome:
     @property
     def failure(self) -> str | None:
         """The first check that does not hold, as a sentence."""
-        return _first_broken(self.checks)
-
-    @property
-    def failure_beside_time(self) -> str | None:
-        """The same, but for how long the last client took."""
-        late = self.share_of_bound is not None
-        return _first_broken([check for check in self.checks if not (late and check.what == LAST_BACK)])
-
-    @property
-    def share_of_bound(self) -> float | None:
-        """How long the last client took, as a share of what is allowed; None where it never came back."""
-        if self.spans is None or self.spans.recover is None or not self.bound_ms:
-            return None
-        return self.spans.recover / self.bound_ms
+        for check in self.checks:
+            if not check.holds:
+                return f"{check.what}: {check.measured}, wanted {check.bound}"
+        return None
 
     def to_record(self) -> dict[str, Any]:
         """One entry of `runs`; the keys of the other scenarios' runs, where they have a meaning here."""
@@ -148,11 +135,6 @@ class SwarmOutcome:
     def _of_state(self) -> str:
         held = "; ".join(f"{s.keys} keys, {s.octets} octets at {s.ike_sas:,} IKE SAs" for s in self.shared)
         return f"What the members share in etcd: {held}."
-
-
-def _first_broken(checks: Sequence[Check]) -> str | None:
-    broken = next((check for check in checks if not check.holds), None)
-    return None if broken is None else f"{broken.what}: {broken.measured}, wanted {broken.bound}"
 
 
 def _s(ms: float | None) -> str:

@@ -18,7 +18,7 @@ from deadpeer.lab.scenarios.field import Say
 from deadpeer.lab.scenarios.outcome import Check, none
 from deadpeer.lab.scenarios.parts import PATIENCE_S
 from deadpeer.lab.swarm.field import SwarmField, open_swarm
-from deadpeer.lab.swarm.outcome import LAST_BACK, Spans, SwarmOutcome
+from deadpeer.lab.swarm.outcome import Spans, SwarmOutcome
 from deadpeer.lab.swarm.plan import CLIENTS, FEW, Event, SwarmPlan
 from deadpeer.lab.swarm.shared import read_all
 
@@ -166,7 +166,7 @@ async def judge(
     others_lost = sum(lost.get(client, 0) for client in others)
     checks: tuple[Check, ...] = (
         Check("clients that came back", str(len(clients)), str(len(back)), len(back) == len(clients)),
-        Check(LAST_BACK, f"within {bound_s:.2f} s", took, in_time),
+        Check("the last one was back", f"within {bound_s:.2f} s", took, in_time),
         Check("clients knew by", wanted, ", ".join(sorted(proofs)), set(proofs) == {wanted}),
         none("tokens for living SAs", told),
         none("tokens for SAs that clients had and no member's log knows", unheard),
